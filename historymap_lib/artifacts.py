@@ -1,0 +1,178 @@
+"""What a step writes: whole or not at all, with a manifest beside it that says what it was made from.
+
+The order of writing is the classic one for crash safety: write a temporary file in the same directory, flush it to the
+disk, rename it over the target, flush the directory. A reader sees the old file or the new one, never half of either,
+also after `kill -9` or a power cut.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from historymap_lib import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+PARTIAL = ".partial-"
+"""Prefix of unfinished files; left over only by a kill, and swept by the next writer of the same target."""
+
+OLD = "old"
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success it replaces `path` in one step, on any error it is removed.
+
+    The temporary file has the suffix of `path`, since GDAL and others choose the format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
+    with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}{path.name}-{os.getpid()}-", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    _sync(path.parent)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Like `replacing` for a whole folder: yields an empty folder, which on success takes the place of `path`.
+
+    Where `path` exists the two are exchanged in one step (Linux). Elsewhere the old one is moved aside first; a kill
+    in between leaves none under `path` until `sweep` brings the old one back: absent, never mixed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
+    with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}{path.name}-{os.getpid()}-", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        partial.mkdir()
+        yield partial
+        for item in partial.rglob("*"):
+            _sync(item)
+        if path.exists() and not _exchange(partial, path):
+            path.replace(Path(folder) / OLD)
+        if not path.exists():
+            partial.replace(path)
+    _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path`, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON to `path`, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """Return the JSON in `path`, or None where there is no such file or it holds no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def sweep(path: Path) -> None:
+    """Remove what writers of `path` that no longer live have left behind, bringing back what one had moved aside."""
+    for left in path.parent.glob(f"{PARTIAL}{path.name}-*"):
+        owner = left.name.removeprefix(f"{PARTIAL}{path.name}-").split("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            if (left / OLD).exists() and not path.exists():
+                (left / OLD).replace(path)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def fingerprint(path: Path) -> str:
+    """Return a SHA-256 over the content of a file, or over the names and contents of the files of a folder.
+
+    A missing path has the fingerprint `""`. Manifests in a folder count like any other file.
+    """
+    if not path.exists():
+        return ""
+    digest = hashlib.sha256()
+    for item in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if item.is_file() and not any(part.startswith(PARTIAL) for part in item.parts):
+            digest.update(str(item.relative_to(path)).encode())
+            with item.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def code_fingerprint(*packages: Path) -> str:
+    """Return a SHA-256 over the Python sources below `packages`: a step is out of date when its code has changed."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for source in sorted(package.rglob("*.py")):
+            digest.update(source.name.encode() + source.read_bytes())
+    return digest.hexdigest()
+
+
+def manifest_path(artifact: Path) -> Path:
+    """Return where the manifest of `artifact` lies: beside a file, inside a folder."""
+    return artifact / "manifest.json" if artifact.is_dir() else artifact.with_name(artifact.name + ".manifest.json")
+
+
+def write_manifest(
+    artifact: Path, *, step: str, inputs: Iterable[Path], settings: dict[str, Any], **extra: Any
+) -> None:
+    """Write beside `artifact` what it was made from: inputs with hashes, settings, code version, time."""
+    manifest = {
+        "step": step,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "historymap": __version__,
+        "inputs": {str(path): fingerprint(path) for path in inputs},
+        "settings": settings,
+        **extra,
+    }
+    write_json(manifest_path(artifact), manifest)
+
+
+def read_manifest(artifact: Path) -> dict[str, Any] | None:
+    """Return the manifest of `artifact`, or None where there is none that can be read."""
+    value = read_json(manifest_path(artifact))
+    return value if isinstance(value, dict) else None
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, by Linux's renameat2(2), which Python does not offer; False where it cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a directory to the disk, where the file system can."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

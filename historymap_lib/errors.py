@@ -1,0 +1,47 @@
+"""The errors of historymap: one base class, and a message that ends with what to do.
+
+Every message is one sentence (or two) that names what is wrong, the file or value it is wrong in, and the way out,
+since it is shown to people as it stands. Bugs are not wrapped: they keep their traceback.
+"""
+
+from __future__ import annotations
+
+
+class HistorymapError(Exception):
+    """Anything a user can put right; the command line prints it and exits with 2."""
+
+
+class SettingsError(HistorymapError):
+    """The YAML file of a case is missing, unreadable or wrong."""
+
+
+class PhotoError(HistorymapError):
+    """The photo cannot be opened, read or placed on the grid."""
+
+
+class FootprintsError(HistorymapError):
+    """The footprints cannot be read, or are not buildings with ids."""
+
+
+class TrainingDataError(HistorymapError):
+    """Training tiles are missing, damaged or cannot be made."""
+
+
+class ModelError(HistorymapError):
+    """A model cannot be built, trained, loaded or run."""
+
+
+class VerificationError(HistorymapError):
+    """Buildings cannot be judged."""
+
+
+class AnnotationsError(HistorymapError):
+    """Annotations cannot be read, stored or applied."""
+
+
+class EvaluationError(HistorymapError):
+    """Verdicts cannot be measured against a truth table."""
+
+
+class StepError(HistorymapError):
+    """A step cannot run, for instance because the step before has not."""

@@ -1,0 +1,257 @@
+"""The photo, whatever it is, as windows of grey pixels on the one grid of a case.
+
+`open_photo` is the only way in. Files are read through a warped view (GDAL's WarpedVRT), so any CRS, resolution and
+format is brought onto the grid while reading, a window at a time, and memory does not grow with the photo.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import rasterio
+from pyproj import CRS
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window
+from shapely import box
+
+from historymap_lib.errors import PhotoError
+from historymap_lib.tiles import Grid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from historymap_lib.project import FilePhoto, Project
+
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601: how bright red, green and blue look
+RGB = 3
+PREVIEW = 1024
+"""Pixels along the longer side of the reduced read that the contrast stretch is measured on."""
+FINER = 1.5
+"""A source this many times finer than the grid is averaged; else it is interpolated."""
+
+
+class Photo:
+    """An open photo. `read` gives windows of `grid`; use it as a context manager, one a thread."""
+
+    def __init__(self, sources: list[_Source], grid: Grid) -> None:
+        self.grid = grid
+        self._sources = sources
+        self._stack = ExitStack()
+        for source in sources:
+            source.open(grid, self._stack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Return the grey values (height x width, uint8) and where they are valid (bool) of a window of the grid.
+
+        The window may reach over the grid or over the photo. Valid pixels are 1 to 255; 0 is what the photo does not
+        cover, so the grey values alone can be stored.
+
+        Raises:
+            PhotoError: the file cannot be read there, for instance since it is cut off.
+        """
+        shape = (int(window.height), int(window.width))
+        grey, valid = np.zeros(shape, np.uint8), np.zeros(shape, bool)
+        for source in self._sources:
+            if not valid.all() and source.touches(self.grid.bounds_of(window)):
+                pixels, covered = source.read(window)
+                take = covered & ~valid
+                grey[take], valid[take] = np.maximum(pixels[take], 1), True
+        return grey, valid
+
+
+def open_photo(project: Project) -> Photo:
+    """Open the photo of a case on its grid.
+
+    Raises:
+        PhotoError: the photo is missing, damaged, has no CRS, or does not reach into the area of the case.
+    """
+    sources = [_Source(path, project.photo) for path in _files(project)]  # type: ignore[arg-type]
+    covered = [source.bounds_in(project.crs) for source in sources]
+    outer = np.array(covered)
+    whole = (*outer[:, :2].min(axis=0), *outer[:, 2:].max(axis=0))
+    grid = Grid.over(_bounds(project) or whole, project.crs, project.tiles.resolution)
+    if not any(grid.polygon.intersects(box(*bounds)) for bounds in covered):
+        raise PhotoError(
+            f"{project.file}: area.bounds {project.area.bounds} lies outside the photo {sources[0].path}, "
+            f"which covers {_rounded(whole)} in {project.area.crs}; correct the one or the other"
+        )
+    return Photo(sources, grid)
+
+
+def photo_files(project: Project) -> list[Path]:
+    """Return the files that the photo is read from, for manifests."""
+    return _files(project)
+
+
+def _files(project: Project) -> list[Path]:
+    if project.photo.source != "file":
+        raise PhotoError(
+            f"{project.file}: photo.source {project.photo.source} cannot be read by this version; "
+            "save the photo as a GeoTIFF and name it with source: file and path"
+        )
+    files: list[Path] = []
+    for name in project.photo.paths:
+        path = project.resolve(name)
+        found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+        if not found or not found[0].exists():
+            raise PhotoError(f"{path}: there is no such photo; correct photo.path in {project.file}")
+        files += found
+    return files
+
+
+def _bounds(project: Project) -> tuple[float, float, float, float] | None:
+    """Return the bounds of the area in the CRS of the case, or None for the whole photo."""
+    area = project.area
+    if area.bounds is None:
+        return None
+    west, south, east, north = area.bounds
+    return _reproject(CRS.from_user_input(area.bounds_crs), project.crs, (west, south, east, north))
+
+
+def _reproject(
+    source: CRS, target: CRS, bounds: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    west, south, east, north = transform_bounds(source.to_wkt(), target.to_wkt(), *bounds, densify_pts=21)
+    return west, south, east, north
+
+
+def _rounded(bounds: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.0f}" for value in bounds)
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """The grey values that become black and white."""
+
+    low: float
+    high: float
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        scaled = (values - self.low) * (254 / max(self.high - self.low, 1e-12)) + 1
+        return np.clip(np.nan_to_num(scaled), 1, 255).round().astype(np.uint8)
+
+
+class _Source:
+    """One raster file of a photo."""
+
+    def __init__(self, path: Path, settings: FilePhoto) -> None:
+        self.path = path
+        self._settings = settings
+        with self._opened() as dataset:
+            if dataset.crs is None or dataset.transform.is_identity:
+                raise PhotoError(f"{path}: does not say where it lies (no CRS or no transform); georeference it first")
+            self._crs = CRS.from_user_input(dataset.crs)
+            left, bottom, right, top = dataset.bounds
+            self._bounds = (left, bottom, right, top)
+            self._alpha = ColorInterp.alpha in dataset.colorinterp
+            colours = [i for i, what in enumerate(dataset.colorinterp, 1) if what != ColorInterp.alpha]
+            self._bands = colours[:RGB] if len(colours) >= RGB else colours[:1]
+            self._palette = _palette(dataset)
+            eight_bit = dataset.dtypes[0] == "uint8"
+            self._stretch = None if eight_bit else self._measure(dataset)
+
+    def bounds_in(self, crs: CRS) -> tuple[float, float, float, float]:
+        """Return the bounds of the file in another CRS."""
+        return _reproject(self._crs, crs, self._bounds)
+
+    def open(self, grid: Grid, stack: ExitStack) -> None:
+        """Open the warped view onto the grid."""
+        self._extent = self.bounds_in(grid.crs)
+        dataset = stack.enter_context(self._opened())
+        west, south, east, north = self._extent
+        finer = max(east - west, north - south) / max(dataset.width, dataset.height) * FINER < grid.resolution
+        smooth = Resampling.average if finer else Resampling.cubic
+        self._view = stack.enter_context(
+            WarpedVRT(
+                dataset,
+                crs=grid.crs.to_wkt(),
+                transform=grid.transform,
+                width=grid.width,
+                height=grid.height,
+                resampling=Resampling.nearest if self._palette is not None else smooth,
+                src_nodata=self._settings.nodata if self._settings.nodata is not None else dataset.nodata,
+                add_alpha=not self._alpha,
+            )
+        )
+        self._grid = grid
+
+    def touches(self, bounds: tuple[float, float, float, float]) -> bool:
+        """Say whether the file reaches into these bounds (in the CRS of the grid)."""
+        west, south, east, north = self._extent
+        return west < bounds[2] and bounds[0] < east and south < bounds[3] and bounds[1] < north
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Return grey values and validity; a warped view cannot read beyond its edge, so this pads."""
+        shape = (int(window.height), int(window.width))
+        grey, valid = np.zeros(shape, np.uint8), np.zeros(shape, bool)
+        left, top = max(0, window.col_off), max(0, window.row_off)
+        right = min(self._grid.width, window.col_off + window.width)
+        bottom = min(self._grid.height, window.row_off + window.height)
+        if right > left and bottom > top:
+            try:
+                values = self._view.read(
+                    [*self._bands, self._view.count], window=Window(left, top, right - left, bottom - top)
+                )
+            except RasterioError as error:
+                raise PhotoError(f"{self.path}: cannot be read to its end ({error}); the file is damaged") from error
+            part = np.s_[top - window.row_off : bottom - window.row_off, left - window.col_off : right - window.col_off]
+            grey[part] = self._grey(values[:-1])
+            valid[part] = values[-1] > 0
+            grey[~valid] = 0
+        return grey, valid
+
+    def _grey(self, bands: np.ndarray) -> np.ndarray:
+        if self._palette is not None:
+            return np.take(self._palette, bands[0])
+        values = bands[0] if len(bands) == 1 else np.tensordot(LUMA, bands, axes=1)
+        return values.round().astype(np.uint8) if self._stretch is None else self._stretch(values)
+
+    def _measure(self, dataset: rasterio.DatasetReader) -> _Stretch:
+        """Return the stretch from the chosen percentiles of a reduced read."""
+        scale = max(1.0, max(dataset.shape) / PREVIEW)
+        shape = (len(self._bands), max(1, round(dataset.height / scale)), max(1, round(dataset.width / scale)))
+        try:
+            values = dataset.read(self._bands, out_shape=shape, masked=True).astype(float)
+        except RasterioError as error:
+            raise PhotoError(f"{self.path}: cannot be read ({error}); the file is damaged") from error
+        if self._settings.nodata is not None:
+            values = np.ma.masked_equal(values, self._settings.nodata)
+        grey = values[0] if len(values) == 1 else np.ma.dot(LUMA, values.reshape(RGB, -1))
+        grey = np.ma.masked_invalid(grey).compressed()
+        if grey.size == 0:
+            return _Stretch(0, 1)
+        low, high = np.quantile(grey, self._settings.stretch)
+        return _Stretch(float(low), float(high))
+
+    def _opened(self) -> rasterio.DatasetReader:
+        import warnings  # noqa: PLC0415 - rasterio warns where we raise
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            try:
+                return rasterio.open(self.path)
+            except RasterioError as error:
+                raise PhotoError(f"{self.path}: is no raster that GDAL can open ({error}); give another") from error
+
+
+def _palette(dataset: rasterio.DatasetReader) -> np.ndarray | None:
+    """Return the grey value of each palette entry (256, uint8), or None where the file has no palette."""
+    if dataset.colorinterp[0] != ColorInterp.palette:
+        return None
+    table = np.zeros((256, RGB))
+    for index, colour in dataset.colormap(1).items():
+        table[index] = colour[:RGB]
+    grey: np.ndarray = (table @ LUMA).round().astype(np.uint8)
+    return grey

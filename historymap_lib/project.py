@@ -1,0 +1,333 @@
+"""One YAML file -> one frozen, validated settings object, with every path of a case.
+
+A case is a photo, its area and today's buildings. `load` reads its YAML; whatever is wrong in it is one sentence with
+the file and the key. Relative paths are relative to `paths.root`, itself relative to the folder of the YAML file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
+from historymap_lib.errors import SettingsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+BOUNDS = 4
+MIN_WIDTHS = 2
+DIVISOR = 32
+"""Tiles and crops are multiples of this: the deepest network halves its input five times."""
+
+
+class Section(BaseModel):
+    """A section of the YAML: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Area(Section):
+    """Where to work: a projected CRS in metres, and the bounds (west, south, east, north) in `bounds_crs`."""
+
+    crs: str
+    bounds: list[float] | None = None  # none: the whole photo
+    bounds_crs: str = "EPSG:4326"
+
+    @field_validator("crs")
+    @classmethod
+    def _in_metres(cls, value: str) -> str:
+        crs = _crs(value)
+        units = {axis.unit_name for axis in crs.axis_info[:2]}
+        if not crs.is_projected or units != {"metre"}:
+            raise ValueError(
+                f"{value} ({crs.name}) counts in {' and '.join(sorted(units)) or 'nothing'}; "
+                "name a projected CRS in metres, for instance the UTM zone of the area"
+            )
+        return value
+
+    @field_validator("bounds_crs")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        _crs(value)
+        return value
+
+    @field_validator("bounds")
+    @classmethod
+    def _west_of_east(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None:
+            if len(value) != BOUNDS:
+                raise ValueError(f"{value} has {len(value)} numbers; give four: west, south, east, north")
+            west, south, east, north = value
+            if not (west < east and south < north):
+                raise ValueError(f"{value} is empty; give west, south, east, north with west < east and south < north")
+        return value
+
+
+class FilePhoto(Section):
+    """A photo in one raster file or several (a mosaic; where they overlap the first listed wins)."""
+
+    source: Literal["file"] = "file"
+    path: str | list[str]
+    name: str | None = None
+    year: int | None = None
+    nodata: float | None = None  # none: as the file says
+    stretch: tuple[Share, Share] = Field((0.01, 0.99), strict=False)  # of the grey values, for more than 8 bits
+
+    @property
+    def paths(self) -> list[str]:
+        """Always a list."""
+        return [self.path] if isinstance(self.path, str) else self.path
+
+
+class WmsPhoto(Section):
+    """A photo in a layer of a Web Map Service."""
+
+    source: Literal["wms"]
+    url: str
+    layer: str
+    version: Literal["1.1.1", "1.3.0"] = "1.3.0"
+    name: str | None = None
+    year: int | None = None
+
+
+class FileFootprints(Section):
+    """Today's buildings in a vector file; `id_field` names the column of ids where it is not the usual one."""
+
+    source: Literal["file"] = "file"
+    path: str
+    layer: str | None = None
+    id_field: str | None = None
+
+
+class OverpassFootprints(Section):
+    """Today's buildings from OpenStreetMap by an Overpass server."""
+
+    source: Literal["overpass"]
+    url: str = "https://overpass-api.de/api"
+
+
+class Tiles(Section):
+    """Training tiles: `size` in pixels, `resolution` in metres a pixel, split by blocks of `block` x `block` tiles."""
+
+    size: Annotated[int, Field(ge=DIVISOR, multiple_of=DIVISOR)] = 512
+    resolution: Positive = 0.5
+    count: Count = 50
+    block: Count = 1
+    folds: Annotated[int, Field(ge=2, le=10)] = 2
+    test: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # share of blocks that no training ever sees
+    min_valid: Share = 0.25  # a tile with less of the photo on it is skipped
+
+
+class Model(Section):
+    """The U-Net: either a compact one by `widths`, or one with the encoder resnet18."""
+
+    architecture: Literal["unet"] = "unet"
+    encoder: Literal["widths", "resnet18"] = "widths"
+    widths: list[Count] = [16, 32, 64, 128]
+    stride: Literal[1, 2] = 2  # of the compact network: it works at this many pixels a cell
+    pretrained: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.encoder == "widths" and self.pretrained:
+            raise ValueError("pretrained: true goes with encoder: resnet18 only; nobody publishes weights for widths")
+        if len(self.widths) < MIN_WIDTHS or len(self.widths) > DIVISOR.bit_length():
+            raise ValueError(f"widths {self.widths} has {len(self.widths)} levels; give two to six")
+        return self
+
+
+class Training(Section):
+    """How the model learns; an epoch sees every training tile once, cut into crops."""
+
+    epochs: Count = 40
+    batch_size: Count = 8
+    crop: Annotated[int, Field(ge=DIVISOR, multiple_of=DIVISOR)] = 256
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    patience: Count = 15  # epochs without a better validation IoU before stopping
+    rounds: Annotated[int, Field(ge=1, le=3)] = 2  # after a round, labels that the model denies are left out
+    seed: int = 1937
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class Prediction(Section):
+    """How the photo is predicted; windows of `tiles.size` overlap by `overlap` of their width and are blended."""
+
+    overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.125
+    runtime: Literal["auto", "torch", "openvino"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    batch_size: Count = 4
+
+
+class Verification(Section):
+    """When a probability is a verdict; what lies between the two is unsure."""
+
+    existed_from: Share = 0.9
+    not_existed_to: Share = 0.1
+    min_coverage: Share = 0.5  # of the footprint on the photo; with less it is no_coverage
+    max_offset: Annotated[float, Field(ge=0, le=20)] = 3.0  # metres, how far footprints may lie off the photo
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.not_existed_to >= self.existed_from:
+            raise ValueError(f"not_existed_to {self.not_existed_to} must be less than existed_from {self.existed_from}")
+        return self
+
+
+class Paths(Section):
+    """Where things lie; `{name}` stands for the name of the case. Absolute after `load`."""
+
+    root: Path = Field(Path(), strict=False)
+    training: Path = Field(Path("data/{name}/training"), strict=False)
+    corrected: Path = Field(Path("data/{name}/training_corrected"), strict=False)
+    models: Path = Field(Path("models/{name}"), strict=False)
+    predictions: Path = Field(Path("data/{name}/predictions"), strict=False)
+    verified: Path = Field(Path("data/{name}/buildings_verified.geojson"), strict=False)
+    annotations: Path = Field(Path("data/{name}/annotations.json"), strict=False)
+
+    @field_validator("verified")
+    @classmethod
+    def _geojson(cls, value: Path) -> Path:
+        if value.suffix != ".geojson":
+            raise ValueError(f"{value} must end in .geojson; the GeoPackage is written beside it")
+        return value
+
+    def within(self, folder: Path, name: str) -> Paths:
+        """Return the same with absolute paths: the root below `folder`, the others below the root."""
+        root = (folder / self.root.expanduser()).resolve()
+        others = {
+            key: root / str(value).replace("{name}", name) for key, value in self.model_dump(exclude={"root"}).items()
+        }
+        return Paths(root=root, **others)
+
+    @property
+    def model(self) -> Path:
+        """The trained model."""
+        return self.models / "best_model.pth"
+
+    @property
+    def probability(self) -> Path:
+        """The probability raster."""
+        return self.predictions / "probability.tif"
+
+
+class Project(Section):
+    """A case: all settings, and every path absolute."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    area: Area
+    photo: FilePhoto | WmsPhoto = Field(discriminator="source")
+    footprints: FileFootprints | OverpassFootprints = Field(discriminator="source")
+    tiles: Tiles = Tiles()
+    model: Model = Model()
+    training: Training = Training()
+    prediction: Prediction = Prediction()
+    verification: Verification = Verification()
+    paths: Paths = Paths()
+    _file: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _crop_in_tile(self) -> Self:
+        if self.training.crop > self.tiles.size:
+            raise ValueError(f"training.crop {self.training.crop} must not exceed tiles.size {self.tiles.size}")
+        return self
+
+    @property
+    def file(self) -> Path:
+        """The YAML file."""
+        return self._file
+
+    @property
+    def crs(self) -> CRS:
+        """The CRS that everything is brought into."""
+        return CRS.from_user_input(self.area.crs)
+
+    def resolve(self, path: str) -> Path:
+        """Return a path of the settings as absolute, relative ones below the root."""
+        return self.paths.root / Path(path).expanduser()
+
+    def photo_name(self) -> str:
+        """Return what the photo is called in verdicts and pictures."""
+        default = self.photo.layer if isinstance(self.photo, WmsPhoto) else Path(self.photo.paths[0]).stem
+        return self.photo.name or default
+
+    def settings(self, *sections: str) -> dict[str, Any]:
+        """Return these sections as plain JSON values, for manifests."""
+        return self.model_dump(mode="json", include=set(sections))
+
+
+def load(file: str | Path) -> Project:
+    """Read the YAML of a case.
+
+    Raises:
+        SettingsError: the file is missing or no YAML, or a key is unknown, missing or wrong.
+    """
+    file = Path(file)
+    values = _read(file)
+    if isinstance(values, dict):
+        for section in ("photo", "footprints"):
+            if isinstance(values.get(section), dict):
+                values[section].setdefault("source", "file")
+    try:
+        project = Project.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(f"{file}: {_sentence(error)}") from error
+    project = project.model_copy(update={"paths": project.paths.within(file.resolve().parent, project.name)})
+    project._file = file.resolve()  # noqa: SLF001 - its own private attribute
+    return project
+
+
+def _read(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{file}: there is no such settings file; give one with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: cannot be read as settings ({error}); give a YAML file") from error
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise SettingsError(f"{file}: is no valid YAML ({detail}); correct that line") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """Return the first error as one sentence that names the key, and count the others."""
+    errors = error.errors()
+    first = errors[0]
+    keys = [str(part) for part in first["loc"] if part not in ("wms", "overpass", "file")]
+    key = ".".join(keys) or "the file"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(keys[-1], _known_keys(keys[:-1]), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(_known_keys(keys[:-1]))}"
+        text = f"{key} is not a known key; {hint}"
+    elif first["type"] == "missing":
+        text = f"{key} is missing; add it"
+    elif first["type"] == "value_error":
+        text = f"{key}: {first['ctx']['error']}"
+    else:
+        text = f"{key} is {first['input']!r}, but {first['msg'][0].lower() + first['msg'][1:]}"
+    more = len(errors) - 1
+    return text + (f" (and {more} more in this file)" if more else "")
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    """Return the keys of a section, by its path of keys."""
+    if not path:
+        return list(Project.model_fields)
+    annotation = Project.model_fields[path[0]].annotation
+    sections = getattr(annotation, "__args__", (annotation,))
+    return sorted({key for section in sections for key in section.model_fields})
+
+
+def _crs(value: str) -> CRS:
+    try:
+        return CRS.from_user_input(value)
+    except CRSError as error:
+        raise ValueError(f"{value} is no CRS that PROJ knows; give a code such as EPSG:25832") from error

@@ -1,0 +1,93 @@
+"""The file of a trained model: written whole, read without running code from it, and checked."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from historymap_lib import artifacts
+from historymap_lib.errors import ModelError
+from historymap_lib.project import Model as ModelSettings
+from historymap_lib.tiles import Folds
+from ml.model import build
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+FORMAT = "historymap-model-1"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The members of a model, ready to predict: member k has not learned from fold k."""
+
+    members: list[nn.Module]
+    folds: Folds
+    resolution: float
+    settings: ModelSettings
+    metrics: dict[str, Any]
+
+
+def save_model(
+    path: Path,
+    *,
+    states: list[dict[str, torch.Tensor]],
+    folds: Folds,
+    resolution: float,
+    settings: ModelSettings,
+    metrics: dict[str, Any],
+) -> None:
+    """Write a model; `states` are the weights of its members, one a fold, or one alone."""
+    content = {
+        "format": FORMAT,
+        "states": states,
+        "folds": {"count": folds.count, "side": folds.side, "west": folds.west, "north": folds.north},
+        "resolution": resolution,
+        "settings": settings.model_dump(mode="json"),
+        "metrics": metrics,
+    }
+    with artifacts.replacing(path) as partial:
+        torch.save(content, partial)
+
+
+def load_model(path: Path) -> TrainedModel:
+    """Read a model for predicting on the CPU.
+
+    Raises:
+        ModelError: there is none, or the file is damaged or something else.
+    """
+    content = read_checkpoint(path, FORMAT, "run train first")
+    try:
+        settings = ModelSettings.model_validate(content["settings"] | {"pretrained": False})
+        members = []
+        for state in content["states"]:
+            member = build(settings)
+            member.load_state_dict(state)
+            members.append(member.eval())
+        return TrainedModel(
+            members, Folds(**content["folds"]), float(content["resolution"]), settings, content["metrics"]
+        )
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: is a model of another version ({error}); run train again") from error
+
+
+def read_checkpoint(path: Path, kind: str, otherwise: str) -> dict[str, Any]:
+    """Return the content of a file written by torch.save, if it is of this kind; no code in it is run.
+
+    Raises:
+        ModelError: there is no such file, or it is damaged or something else.
+    """
+    if not path.exists():
+        raise ModelError(f"{path}: there is no model; {otherwise}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{path}: is no model that historymap can read; {otherwise}") from error
+    if not isinstance(content, dict) or content.get("format") != kind:
+        raise ModelError(f"{path}: is no model of historymap; {otherwise}")
+    return content

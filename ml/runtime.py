@@ -1,0 +1,47 @@
+"""The machine: which device and number format, and memory that is given back in a way that suits torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from contextlib import suppress
+
+import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+NEVER = 2**31 - 1
+
+
+def prepare(threads: int | None = None) -> None:
+    """Let torch use all cores, and keep glibc from handing memory back between steps.
+
+    glibc returns each large tensor to the system and asks for it anew, which costs torch 1.4 to 2 times (measured).
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, NEVER)
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+
+
+def device(wanted: str) -> torch.device:
+    """Return the device; `auto` prefers a GPU of NVIDIA, then one of Apple, then the CPU."""
+    if wanted != "auto":
+        return torch.device(wanted)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def is_half(wanted: str, where: torch.device) -> bool:
+    """Say whether to train in bfloat16; `auto`: where the hardware multiplies it faster.
+
+    On a CPU that means AMX: with AVX-512 alone bfloat16 was measured 1.3 times slower than float32.
+    """
+    if wanted != "auto":
+        return wanted == "bf16"
+    if where.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return where.type == "cpu" and torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - there is no public way to ask

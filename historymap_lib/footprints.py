@@ -210,7 +210,7 @@ def _closed_lines_filled(shapes: np.ndarray) -> np.ndarray:
     multi = shapely.get_type_id(shapes) == GeometryType.MULTILINESTRING
     shapes[multi] = shapely.line_merge(shapes[multi])
     rings = (shapely.get_type_id(shapes) == GeometryType.LINESTRING) & shapely.is_closed(shapes)
-    rings &= shapely.get_num_points(shapes) > 3  # noqa: PLR2004 - a triangle that ends where it began
+    rings &= _finite(shapes) & (shapely.get_num_points(shapes) > 3)  # noqa: PLR2004 - a triangle that ends where it began
     shapes[rings] = [shapely.Polygon(line.coords) for line in shapes[rings]]
     return shapes
 
@@ -280,7 +280,7 @@ def _layers(path: Path, layer: str | None) -> list[tuple[str, str | None]]:
     if layer is not None and layer not in kinds:
         raise FootprintsError(f"{path} has no layer {layer!r}; set layer to one of {', '.join(kinds)}")
     if osm.is_osm(path):
-        return [(name, where) for name, where in osm.LAYERS.items() if layer in {None, name}]
+        return [(layer, osm.LAYERS.get(layer))] if layer else list(osm.LAYERS.items())
     if layer is not None:
         return [(layer, None)]
     polygons = [name for name, kind in kinds.items() if "Polygon" in kind] or list(kinds)
@@ -315,8 +315,8 @@ def _read_layer(
             path, layer=layer, columns=columns, where=where, bbox=bounds, return_fids=True, datetime_as_string=True
         )
         shapes, damaged = _from_wkb(wkb)
-    if where is None and bounds is None and len(wkb) < info["features"]:
-        raise _unreadable(path)  # FlatGeobuf knows how many there should be
+    if info["driver"] == "FlatGeobuf" and bounds is None and len(wkb) < info["features"]:
+        raise _unreadable(path)  # cut off; elsewhere the number of features is not to be relied on
     fields = _lower(pd.DataFrame(dict(zip(meta["fields"], values, strict=True)), index=range(len(wkb))))
     fields = osm.with_gdal_ids(fields, layer if osm.is_osm(path) else None)
     if "fid" not in fields:

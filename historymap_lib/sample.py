@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from pyproj import Transformer
-from rasterio.transform import from_origin
+from rasterio import Affine
 
 from historymap_lib.artifacts import replacing
 from historymap_lib.errors import HistorymapError
@@ -39,7 +39,7 @@ WEST, NORTH = 569_000.0, 7_034_000.0  # the photo's corner, near Trondheim
 MIN_SIZE = 300.0  # metres; below that there is no room for a town
 FINEST, COARSEST = 0.1, 2.0  # metres a pixel
 MAX_OFFSET = 2.0  # metres between map and photo
-MAP_SWAY = 0.95  # metres by which the map is off, differently by neighbourhood
+MAP_SWAY = 1.0  # metres by which the map is off, differently by neighbourhood
 JITTER, MAX_JITTER = 0.17, 0.3  # metres by which each building is drawn off
 SIMPLIFIED = 0.35  # metres
 DECIMALS = 7
@@ -132,15 +132,20 @@ def _draw_map(
 ) -> tuple[NDArray[Any], FloatArray]:
     """Return the footprints as drawn, off by up to about two metres, and how far off each is, (n, 2) metres."""
     sway = np.column_stack([waves(rng, (350, 900))(middles), waves(rng, (350, 900))(middles)]) * MAP_SWAY / 2**0.5
-    jitter = rng.normal(0, JITTER, middles.shape)
-    jitter *= np.minimum(1, MAX_JITTER / np.maximum(np.hypot(*jitter.T), MAX_JITTER / 10))[:, None]
+    jitter = _limited(rng.normal(0, JITTER, middles.shape), MAX_JITTER)
     plain = np.array([building.outline for building in buildings])
     for _ in range(2):
-        off = mean + sway + jitter
+        off = mean + _limited(sway + jitter, MAX_OFFSET - float(np.hypot(*mean)))
         drawn = np.array([shapely.transform(o, lambda p, d=d: p + d) for o, d in zip(plain, off, strict=True)])
         one, other = shapely.STRtree(drawn).query(drawn, predicate="intersects")
         jitter[np.unique(one[one != other])] = 0  # neighbours wall to wall are drawn together
     return shapely.simplify(drawn, SIMPLIFIED), off
+
+
+def _limited(off: FloatArray, longest: float) -> FloatArray:
+    """Return (n, 2) vectors, shortened to `longest` where they are longer."""
+    length = np.hypot(off[:, 0], off[:, 1])[:, None]
+    return off * np.minimum(1, longest / np.maximum(length, longest))
 
 
 def _name(rng: Rng, buildings: list[Building]) -> tuple[list[tuple[str, int]], list[str | None]]:
@@ -158,7 +163,7 @@ def _write_photo(path: Path, sample: Sample) -> None:
     height, width = sample.photo.shape
     profile = {
         "driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": "uint8", "crs": CRS, "nodata": NODATA,
-        "transform": from_origin(WEST, NORTH, sample.resolution, sample.resolution),
+        "transform": Affine(sample.resolution, 0, WEST, 0, -sample.resolution, NORTH),
         "tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "predictor": 2,
     }  # fmt: skip
     with rasterio.open(path, "w", **profile) as file:
@@ -194,17 +199,17 @@ def _write_truth(path: Path, sample: Sample) -> None:
 def _write_preview(path: Path, sample: Sample) -> None:
     """Write the photo with the footprints that stood outlined in green, the later ones in red."""
     step = max(1, round(sample.photo.shape[0] / PREVIEW_PIXELS))
-    figure = Figure(figsize=(PREVIEW_PIXELS / 100, PREVIEW_PIXELS / 100), dpi=100)
+    whole = sample.photo.shape[0] // step
+    small = sample.photo[: whole * step, : whole * step].reshape(whole, step, whole, step).mean(axis=(1, 3))
+    shown = whole * step * sample.resolution
+    figure = Figure(figsize=(whole / 100, whole / 100), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    whole = sample.photo.shape[0] // step * step
-    shown = whole * sample.resolution
-    small = sample.photo[:whole, :whole].reshape(whole // step, step, -1, step).mean(axis=(1, 3))
     axes.imshow(small, cmap="gray", vmin=0, vmax=255, extent=(0, shown, sample.size - shown, sample.size))
     colours = [STOOD_COLOUR if building.stood else LATER_COLOUR for building in sample.buildings]
     rings = [shapely.get_coordinates(outline.exterior) for outline in sample.outlines]
     axes.add_collection(LineCollection(rings, colors=colours, linewidths=0.8))
-    axes.set_xlim(0, sample.size)
-    axes.set_ylim(0, sample.size)
+    axes.set_xlim(0, shown)
+    axes.set_ylim(sample.size - shown, sample.size)
     figure.savefig(path, metadata={"Software": None})

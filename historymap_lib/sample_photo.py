@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from rasterio import Affine
 from rasterio.features import rasterize
-from rasterio.transform import from_origin
 from scipy import ndimage
 from shapely import LineString, Polygon
 
@@ -129,7 +129,7 @@ class Darkroom:
     def __init__(self, rng: Rng, size: float, resolution: float) -> None:
         self.rng, self.size, self.resolution = rng, size, resolution
         self.side = round(size / resolution)
-        self.transform = from_origin(0, size, resolution, resolution)
+        self.transform = Affine(resolution, 0, 0, 0, -resolution, size)
         self.east = ((np.arange(self.side, dtype=np.float32) + 0.5) * resolution)[None, :]
         self.north = (size - (np.arange(self.side, dtype=np.float32) + 0.5) * resolution)[:, None]
 

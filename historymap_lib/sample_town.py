@@ -33,7 +33,6 @@ from historymap_lib.sample_buildings import (
     since,
 )
 
-
 DENSITY = 720.0, 900.0  # buildings of today a km2
 STOOD = 0.55  # of today's buildings
 LATE_ESTATES = 0.29  # of today's buildings; the rest of the later ones are infill
@@ -106,9 +105,7 @@ def lay_out(rng: Rng, size: float) -> Town:
     town.districts = [district for district, _ in cells]
     free = shapely.union_all([water.buffer(7), rail.buffer(8)])
     left = _build_old(rng, town, cells, centre=centre, free=free, warp=warp)
-    town.open_ground = [
-        (part.intersection(box(0, 0, size, size)), district.angle) for district, _, ground in left for part in ground
-    ]
+    town.open_ground = [(part, district.angle) for district, _, ground in left for part in ground]
     built = list(town.old)
     late = _build_late(rng, town, left, free, warp, built=len(town.buildings()))
     total = sum(building.today for building in town.buildings()) - DEMOLISHED * sum(
@@ -239,11 +236,12 @@ def _build_old(
 ) -> list[Left]:
     """Build the town of the photo from the centre outward; return what it leaves open."""
     wanted = rng.uniform(*DENSITY) * (town.size / 1000) ** 2 * (1 - LATE_ESTATES) * 1.13  # some will be gone
+    inside = box(2, 2, town.size - 2, town.size - 2)
     left: list[Left] = []
     count = 0
     for district, cell in cells:
         if count >= wanted and district.use == "villas":
-            left.append((district, cell, [district.ground.buffer(-4).difference(free)]))
+            left.append((district, cell, [(district.ground.buffer(-4) & inside) - free]))
             continue
         streets = [Street(warp(s.line), s.width) for s in _grid(rng, cell, district.angle, district.use)]
         town.streets += streets

@@ -21,8 +21,9 @@ import rasterio
 from rasterio.features import rasterize
 from shapely import STRtree, box
 
-from historymap_lib import artifacts, footprints
-from historymap_lib.errors import FootprintsError, TrainingDataError
+from historymap_lib import artifacts
+from historymap_lib.errors import TrainingDataError
+from historymap_lib.footprint_source import load_footprints
 from historymap_lib.imagery import Photo, open_photo, photo_files
 from historymap_lib.progress import track
 from historymap_lib.tiles import TEST, Folds, Grid, Tile, test_blocks, tiles_over
@@ -50,28 +51,6 @@ class Generated:
     skipped: int
     buildings: int
     summary: str
-
-
-def load_footprints(project: Project, grid: Grid) -> footprints.Footprints:
-    """Read today's buildings of a case on the area of its grid.
-
-    Raises:
-        FootprintsError: they cannot be read, or none lies in the area.
-    """
-    source = project.footprints
-    if source.source != "file":
-        raise FootprintsError(
-            f"{project.file}: footprints.source {source.source} cannot be read by this version; "
-            "save the buildings as GeoJSON, GeoPackage or .osm.pbf and name it with source: file and path"
-        )
-    path = project.resolve(source.path)
-    found = footprints.load(path, crs=project.crs, area=grid.polygon, layer=source.layer, id_field=source.id_field)
-    if found.frame.empty:
-        raise FootprintsError(
-            f"{path}: none of the {found.counts['read']} buildings lies in the area of the photo; "
-            f"photo and footprints must overlap, and area.bounds in {project.file} must lie on both"
-        )
-    return found
 
 
 def folds_of(project: Project, grid: Grid) -> Folds:
@@ -159,7 +138,7 @@ class _Artist:
         self._test = test_blocks(rows, columns, project.tiles.test, project.training.seed)
 
     def ranked(self) -> list[Tile]:
-        """Return all tiles, those with most buildings first, in turn from each fold so that every fold has its share."""
+        """Return all tiles, those with most buildings first, in turn from each fold: each needs its share."""
         tiles = list(tiles_over(self.photo.grid, self.project.tiles.size))
         boxes = [box(*self.photo.grid.bounds_of(tile.window)) for tile in tiles]
         hits, _ = self._tree.query(boxes, predicate="intersects")

@@ -135,7 +135,7 @@ def test_the_only_polygon_layer_of_a_geopackage_is_chosen_and_another_by_name(tm
         load(path, crs=UTM)
 
 
-@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".shp", ".parquet"])
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet"])
 def test_what_was_loaded_can_be_written_and_loaded_again(tmp_path, suffix):
     columns = {"@id": ["way/1", "relation/1", "way/2"], "name": ["a", None, "1,5"], "building": ["yes", "barn", "yes"]}
     once = loaded(tmp_path, columns=columns).frame
@@ -487,6 +487,12 @@ def test_an_extract_with_lost_nodes_tells_what_it_cannot_build():
     assert relations.explode().count_interior_rings().groupby(level=0).sum().gt(0).all()
     assert result.frame["start_date"].notna().sum() == 177
     assert balanced(result.counts)
+
+
+@real_data
+def test_one_layer_of_an_extract_can_be_asked_for():
+    result = load(DATA / "osm/liechtenstein.osm.pbf", crs="EPSG:2056", layer="other_relations")
+    assert result.counts["read"] == result.counts["rejected"] == 1
 
 
 @real_data

@@ -1,0 +1,121 @@
+"""How far the map lies off the photo, neighbourhood by neighbourhood.
+
+Old photos are rectified to a metre or three, and the error changes slowly over a town. Where the model sees buildings,
+their probability can be laid over the footprints: the shift with the best correlation is the offset. Cells share what
+they see with their neighbours, so that a cell of fields, or of estates built later, follows the town around it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import rasterio
+from rasterio.features import rasterize
+from rasterio.windows import Window
+from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.signal import fftconvolve
+from shapely import STRtree, box, transform
+
+from historymap_lib.errors import VerificationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NO_DATA, FULL = 255, 254
+CELL = 120.0
+"""Metres along a neighbourhood; what is measured is spread over about three of them."""
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Shifts from the map to the photo in metres, (2, rows, columns: east, north), for cells from (west, north)."""
+
+    west: float
+    north: float
+    cell: float
+    shifts: np.ndarray
+
+    def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the shift (n x 2: east, north; metres) at places in the CRS of the raster, linear between cells."""
+        rows, columns = (self.north - y) / self.cell - 0.5, (x - self.west) / self.cell - 0.5
+        return np.stack([map_coordinates(part, [rows, columns], order=1, mode="nearest") for part in self.shifts], 1)
+
+    def move(self, shapes: np.ndarray) -> np.ndarray:
+        """Return the shapes (shapely, in the CRS of the raster) where the photo shows them."""
+        if len(shapes) == 0:
+            return shapes
+        middle = np.array([shape.bounds for shape in shapes])
+        shift = self.at((middle[:, 0] + middle[:, 2]) / 2, (middle[:, 1] + middle[:, 3]) / 2)
+        return np.array([transform(s, lambda xy, d=d: xy + d) for s, d in zip(shapes, shift, strict=True)], object)
+
+
+def estimate(raster: Path, shapes: np.ndarray, reach: float) -> Offsets:
+    """Return the offsets between footprints and probability raster, of at most `reach` metres east or north.
+
+    Raises:
+        VerificationError: the raster cannot be read.
+    """
+    try:
+        with rasterio.open(raster) as dataset:
+            return _estimate(dataset, np.asarray(shapes, dtype=object), reach)
+    except rasterio.errors.RasterioError as error:
+        raise VerificationError(f"{raster}: cannot be read ({error}); run predict again") from error
+
+
+def _estimate(dataset: rasterio.DatasetReader, shapes: np.ndarray, reach: float) -> Offsets:
+    resolution = dataset.res[0]
+    pixels, side = round(reach / resolution), max(32, round(CELL / resolution))
+    rows, columns = math.ceil(dataset.height / side), math.ceil(dataset.width / side)
+    tree = STRtree(shapes)
+    fits = np.zeros((rows, columns, 2 * pixels + 1, 2 * pixels + 1))
+    for row in range(rows):
+        for column in range(columns):
+            window = Window(column * side, row * side, side, side)
+            fits[row, column] = _fit(dataset, window, shapes, tree, pixels)
+    shared = gaussian_filter(fits, (1.0, 1.0, 0, 0), mode="constant") + 0.02 * fits.sum((0, 1))
+    shifts = np.zeros((2, rows, columns))
+    for row in range(rows):
+        for column in range(columns):
+            down, right = _peak(shared[row, column])
+            shifts[:, row, column] = (right - pixels) * resolution, (pixels - down) * resolution
+    smooth = np.stack([gaussian_filter(part, 0.7, mode="nearest") for part in shifts])
+    left, top = dataset.transform.c, dataset.transform.f
+    return Offsets(left, top, side * resolution, smooth)
+
+
+def _fit(dataset: rasterio.DatasetReader, window: Window, shapes: np.ndarray, tree: STRtree, pixels: int) -> np.ndarray:
+    """Return how well the footprints fit the probabilities of a cell at each shift (down, right), in pixels."""
+    flat = np.zeros((2 * pixels + 1, 2 * pixels + 1))
+    inside = tree.query(box(*dataset.window_bounds(window)), predicate="intersects")
+    if len(inside) == 0:
+        return flat
+    shape = (int(window.height), int(window.width))
+    mask = rasterize(shapes[inside], out_shape=shape, transform=dataset.window_transform(window)).astype(float)
+    around = Window(window.col_off - pixels, window.row_off - pixels, shape[1] + 2 * pixels, shape[0] + 2 * pixels)
+    values = dataset.read(1, window=around, boundless=True, fill_value=NO_DATA)
+    known = values != NO_DATA
+    if not known.any():
+        return flat
+    seen = np.where(known, values / FULL - values[known].mean() / FULL, 0.0)
+    fit: np.ndarray = fftconvolve(seen, mask[::-1, ::-1], mode="valid")
+    return fit - fit.mean()
+
+
+def _peak(fit: np.ndarray) -> tuple[float, float]:
+    """Return the (down, right) of the best fit, between pixels by a parabola; the middle where nothing was seen."""
+    middle = fit.shape[0] // 2
+    if np.ptp(fit) < 1e-9:  # noqa: PLR2004 - flat
+        return middle, middle
+    down, right = (int(value) for value in np.unravel_index(fit.argmax(), fit.shape))
+    return down + _vertex(fit[:, right], down), right + _vertex(fit[down], right)
+
+
+def _vertex(line: np.ndarray, peak: int) -> float:
+    if not 0 < peak < len(line) - 1:
+        return 0.0
+    before, at, after = line[peak - 1 : peak + 2]
+    bend = before - 2 * at + after
+    return 0.0 if bend == 0 else float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5))

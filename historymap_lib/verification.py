@@ -1,0 +1,190 @@
+"""Step 4, verify: probabilities + footprints + annotations -> a verdict for each building.
+
+The score of a building is the mean probability under its footprint, laid where the photo shows it (`alignment`). Scores
+become probabilities by comparing them with those of phantoms (`calibration`), since a model that has learned from
+labels of which many are wrong is timid, and 0.5 means nothing to it. A person's annotation always wins.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+from shapely import box
+
+from historymap_lib import alignment, annotations, artifacts, zonal
+from historymap_lib.calibration import TwoGroups
+from historymap_lib.errors import VerificationError
+from historymap_lib.figures import draw_verdicts
+from historymap_lib.footprint_source import load_footprints
+from historymap_lib.imagery import open_photo
+from historymap_lib.phantoms import make_phantoms
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import geopandas as gpd
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from historymap_lib.annotations import Annotation
+    from historymap_lib.footprints import Footprints
+    from historymap_lib.project import Project, Verification
+
+VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
+COLUMNS = [
+    "osm_type", "osm_id", "building_id", "name", "verdict", "existed", "probability", "confidence", "coverage",
+    "overlap", "reason", "needs_verification", "annotated", "model", "photo", "geometry",
+]  # fmt: skip
+LOGIT_CLIP = 1 / 510
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` made."""
+
+    file: Path
+    counts: dict[str, int]
+    summary: str
+
+
+def verify(project: Project, *, picture: bool = True) -> Verified:
+    """Judge every building of a case; write GeoJSON (EPSG:4326), GeoPackage (CRS of the case) and a picture.
+
+    Raises:
+        HistorymapError: probabilities, footprints or annotations are missing or damaged, or do not fit together.
+    """
+    paths = project.paths
+    if not paths.probability.exists():
+        raise VerificationError(f"{paths.probability}: there are no probabilities; run predict first")
+    judged = annotations.read(paths.annotations, missing_ok=True)
+    with open_photo(project) as photo:
+        found = load_footprints(project, photo.grid)
+    print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
+    _same_crs(paths.probability, project)
+    frame = judge(found.frame, paths.probability, judged, project.verification)
+    frame["model"] = _model_of(paths.model)
+    frame["photo"] = project.photo_name()
+    counts = _count(frame, found)
+    metadata = {
+        "counts": counts,
+        "rejected": found.rejected.to_dict("records"),
+        "photo": project.photo_name(),
+        "year": project.photo.year,
+        "settings": project.settings("verification"),
+        "annotations_without_building": sorted(set(judged) - set(frame["building_id"])),
+    }
+    _write(frame[COLUMNS], metadata, paths.verified)
+    sources = [paths.probability, project.resolve(project.footprints.path), paths.annotations]  # type: ignore[union-attr]
+    settings = project.settings("area", "footprints", "tiles", "verification")
+    artifacts.write_manifest(paths.verified, step="verify", inputs=sources, settings=settings, counts=counts)
+    if picture:
+        with open_photo(project) as photo:
+            draw_verdicts(frame, photo, paths.verified.with_suffix(".png"))
+    text = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in VERDICTS)
+    return Verified(paths.verified, counts, f"{paths.verified}: {text}")
+
+
+def judge(
+    frame: gpd.GeoDataFrame, raster: Path, judged: dict[str, Annotation], settings: Verification
+) -> gpd.GeoDataFrame:
+    """Return the buildings (in the CRS of the raster) with the columns from `verdict` to `annotated`.
+
+    Args:
+        frame: the footprints, as `footprints.load` gives them.
+        raster: probabilities, uint8, 0 to 254 for 0 to 1, 255 no data.
+        judged: annotations by building id.
+        settings: thresholds, and how far footprints may lie off.
+
+    """
+    table = score(frame.geometry.to_numpy(), raster, settings)
+    frame = frame.reset_index(drop=True).join(table[["probability", "coverage", "overlap"]].round(4))
+    covered = (frame["coverage"] >= settings.min_coverage) & frame["probability"].notna()
+    frame["probability"] = frame["probability"].where(covered)
+    probability = frame["probability"].to_numpy()
+    with np.errstate(invalid="ignore"):
+        existed, not_existed = probability >= settings.existed_from, probability <= settings.not_existed_to
+    frame["verdict"] = np.select([~covered, existed, not_existed], ["no_coverage", "existed", "not_existed"], "unsure")
+    frame["confidence"] = np.where(covered, np.maximum(probability, 1 - probability), 0.0).round(4)
+    frame["reason"] = [_reason(*row) for row in frame[["verdict", "probability", "coverage"]].itertuples(index=False)]
+    frame["annotated"] = frame["building_id"].isin(list(judged))
+    for index in frame.index[frame["annotated"]]:
+        annotation = judged[frame.loc[index, "building_id"]]
+        frame.loc[index, ["verdict", "confidence"]] = annotation.verdict, 1.0 if annotation.existed is not None else 0.0
+        frame.loc[index, "reason"] = _said(annotation)
+    frame["existed"] = frame["verdict"].map({"existed": True, "not_existed": False}).astype(object)
+    frame["existed"] = frame["existed"].where(frame["existed"].notna(), None)
+    frame["needs_verification"] = (frame["verdict"] == "unsure") & ~frame["annotated"]
+    return frame
+
+
+def score(shapes: NDArray[Any], raster: Path, settings: Verification) -> pd.DataFrame:
+    """Return `mean`, `overlap`, `coverage` and the calibrated `probability` of each shape; nan without data.
+
+    With too few buildings to calibrate (see `calibration.FEW`) the mean stands as it is.
+    """
+    try:
+        with rasterio.open(raster) as dataset:
+            area = box(*dataset.bounds)
+    except rasterio.errors.RasterioError as error:
+        raise VerificationError(f"{raster}: cannot be read ({error}); run predict again") from error
+    offsets = alignment.estimate(raster, shapes, settings.max_offset)
+    phantoms = make_phantoms(shapes, area)
+    table = zonal.footprint_statistics(raster, offsets.move(shapes))
+    null = zonal.footprint_statistics(raster, offsets.move(phantoms))
+    covered = table["coverage"].to_numpy() >= settings.min_coverage
+    seen = null["coverage"].to_numpy() >= settings.min_coverage
+    mean = table["mean"].to_numpy()
+    groups = TwoGroups.fit(mean[covered], null["mean"].to_numpy()[seen])
+    table["probability"] = mean if groups is None else np.where(np.isnan(mean), np.nan, groups(np.nan_to_num(mean)))
+    return table
+
+
+def _reason(verdict: str, probability: float, coverage: float) -> str:
+    if verdict == "no_coverage":
+        return f"only {coverage:.0%} of the footprint is on the photo"
+    seen = {"existed": "the photo shows a building", "not_existed": "the photo shows none"}
+    return f"{seen.get(verdict, 'the photo leaves it open')} (probability {probability:.2f})"
+
+
+def _said(annotation: Annotation) -> str:
+    who = f" by {annotation.annotator}" if annotation.annotator else ""
+    why = "; ".join(text for text in (annotation.reason, annotation.notes) if text)
+    return f"annotated{who}" + (f": {why}" if why else "")
+
+
+def _count(frame: gpd.GeoDataFrame, found: Footprints) -> dict[str, int]:
+    """Return how many buildings became what; their sum is what was read."""
+    counts = {name: int((frame["verdict"] == name).sum()) for name in VERDICTS}
+    counts |= {name: int(found.counts[name]) for name in ("read", "rejected", "duplicates", "outside")}
+    counts["needs_verification"] = int(frame["needs_verification"].sum())
+    counts["annotated"] = int(frame["annotated"].sum())
+    return counts
+
+
+def _model_of(path: Path) -> str | None:
+    """Return a short name of the model that made the probabilities: the first digits of its hash."""
+    return artifacts.fingerprint(path)[:12] or None
+
+
+def _same_crs(raster: Path, project: Project) -> None:
+    try:
+        with rasterio.open(raster) as dataset:
+            same = dataset.crs == rasterio.CRS.from_user_input(project.area.crs)
+    except rasterio.errors.RasterioError as error:
+        raise VerificationError(f"{raster}: cannot be read ({error}); run predict again") from error
+    if not same:
+        raise VerificationError(f"{raster}: is in another CRS than area.crs {project.area.crs}; run predict again")
+
+
+def _write(frame: gpd.GeoDataFrame, metadata: dict[str, Any], path: Path) -> None:
+    """Write GeoJSON with its metadata, and a GeoPackage beside it."""
+    with artifacts.replacing(path.with_suffix(".gpkg")) as partial:
+        plain = frame.assign(existed=frame["existed"].astype("boolean"))
+        plain.to_file(partial, driver="GPKG", layer="buildings", engine="pyogrio")
+    content = json.loads(frame.to_crs("EPSG:4326").to_json(drop_id=True))
+    content["metadata"] = metadata
+    artifacts.write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")

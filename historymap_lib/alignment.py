@@ -17,7 +17,7 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.signal import fftconvolve
-from shapely import STRtree, box, transform
+from shapely import STRtree, bounds, box, get_coordinates, get_num_coordinates, set_coordinates
 
 from historymap_lib.errors import VerificationError
 
@@ -47,9 +47,15 @@ class Offsets:
         """Return the shapes (shapely, in the CRS of the raster) where the photo shows them."""
         if len(shapes) == 0:
             return shapes
-        middle = np.array([shape.bounds for shape in shapes])
-        shift = self.at((middle[:, 0] + middle[:, 2]) / 2, (middle[:, 1] + middle[:, 3]) / 2)
-        return np.array([transform(s, lambda xy, d=d: xy + d) for s, d in zip(shapes, shift, strict=True)], object)
+        west, south, east, north = bounds(shapes).T
+        shift = self.at((west + east) / 2, (south + north) / 2)
+        return moved(shapes, shift)
+
+
+def moved(shapes: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Return the shapes, each moved by its row of `shifts` (n x 2: east, north)."""
+    count = get_num_coordinates(shapes)
+    return set_coordinates(shapes.copy(), get_coordinates(shapes) + np.repeat(shifts, count, axis=0))
 
 
 def estimate(raster: Path, shapes: np.ndarray, reach: float) -> Offsets:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ PARTIAL = ".partial-"
 """Prefix of unfinished files; left over only by a kill, and swept by the next writer of the same target."""
 
 OLD = "old"
+MANIFEST = "manifest.json"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -101,43 +103,60 @@ def sweep(path: Path) -> None:
 def fingerprint(path: Path) -> str:
     """Return a SHA-256 over the content of a file, or over the names and contents of the files of a folder.
 
-    A missing path has the fingerprint `""`. Manifests in a folder count like any other file.
+    A missing path has the fingerprint `""`. The manifest in a folder does not count: it tells the time of making.
     """
     if not path.exists():
         return ""
     digest = hashlib.sha256()
     for item in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if item.is_file() and not any(part.startswith(PARTIAL) for part in item.parts):
+        if item.is_file() and item != path / MANIFEST and not any(part.startswith(PARTIAL) for part in item.parts):
             digest.update(str(item.relative_to(path)).encode())
             with item.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def code_fingerprint(*packages: Path) -> str:
-    """Return a SHA-256 over the Python sources below `packages`: a step is out of date when its code has changed."""
-    digest = hashlib.sha256()
-    for package in packages:
-        for source in sorted(package.rglob("*.py")):
-            digest.update(source.name.encode() + source.read_bytes())
-    return digest.hexdigest()
+def code_fingerprint(module: str) -> str:
+    """Return a SHA-256 of the source of a module, by its name and without importing it; `""` where there is none."""
+    spec = importlib.util.find_spec(module)
+    return fingerprint(Path(spec.origin)) if spec is not None and spec.origin is not None else ""
 
 
 def manifest_path(artifact: Path) -> Path:
     """Return where the manifest of `artifact` lies: beside a file, inside a folder."""
-    return artifact / "manifest.json" if artifact.is_dir() else artifact.with_name(artifact.name + ".manifest.json")
+    return artifact / MANIFEST if artifact.is_dir() else artifact.with_name(artifact.name + ".manifest.json")
 
 
 def write_manifest(
-    artifact: Path, *, step: str, inputs: Iterable[Path], settings: dict[str, Any], **extra: Any
+    artifact: Path,
+    *,
+    step: str,
+    inputs: Iterable[Path],
+    settings: dict[str, Any],
+    parameters: dict[str, Any],
+    code: Iterable[str],
+    **extra: Any,
 ) -> None:
-    """Write beside `artifact` what it was made from: inputs with hashes, settings, code version, time."""
+    """Write beside `artifact` what it was made from, and when.
+
+    Args:
+        artifact: a file or a folder, in place or about to be.
+        step: the step that made it.
+        inputs: files and folders read, also those that may come later (a missing one is noted as missing).
+        settings: the sections of the settings that matter, by name.
+        parameters: what the step was called with.
+        code: names of the modules whose change puts the artifact out of date.
+        extra: whatever else is worth telling.
+
+    """
     manifest = {
         "step": step,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "historymap": __version__,
         "inputs": {str(path): fingerprint(path) for path in inputs},
         "settings": settings,
+        "parameters": parameters,
+        "code": {module: code_fingerprint(module) for module in code},
         **extra,
     }
     write_json(manifest_path(artifact), manifest)

@@ -8,12 +8,13 @@ from historymap_lib import footprints
 from historymap_lib.errors import FootprintsError
 
 if TYPE_CHECKING:
+    from shapely import Polygon
+
     from historymap_lib.project import Project
-    from historymap_lib.tiles import Grid
 
 
-def load_footprints(project: Project, grid: Grid) -> footprints.Footprints:
-    """Read today's buildings of a case on the area of its grid.
+def load_footprints(project: Project, area: Polygon) -> footprints.Footprints:
+    """Read today's buildings of a case that touch `area` (in its CRS).
 
     Raises:
         FootprintsError: they cannot be read, or none lies in the area.
@@ -25,7 +26,7 @@ def load_footprints(project: Project, grid: Grid) -> footprints.Footprints:
             "save the buildings as GeoJSON, GeoPackage or .osm.pbf and name it with source: file and path"
         )
     path = project.resolve(source.path)
-    found = footprints.load(path, crs=project.crs, area=grid.polygon, layer=source.layer, id_field=source.id_field)
+    found = footprints.load(path, crs=project.crs, area=area, layer=source.layer, id_field=source.id_field)
     if found.frame.empty:
         raise FootprintsError(
             f"{path}: none of the {found.counts['read']} buildings lies in the area of the photo; "

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from shapely import STRtree, centroid, get_coordinates, intersects_xy, prepare, transform
+from shapely import STRtree
+
+from historymap_lib.alignment import moved
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -18,15 +20,15 @@ NEAREST, FARTHEST = 12.0, 250.0
 TRIES = 12
 
 
-def make_phantoms(shapes: np.ndarray, area: BaseGeometry, *, most: int = 4000, seed: int = 0) -> np.ndarray:
-    """Return shapes (shapely, CRS in metres) moved to where they touch no other and lie within `area`; at most `most`.
+def make_phantoms(shapes: np.ndarray, *, most: int = 4000, seed: int = 0) -> np.ndarray:
+    """Return shapes (shapely, CRS in metres) moved to where they touch no other; at most `most`.
 
-    Each shape gets a few tries; one that finds no open ground has no phantom. The same seed gives the same phantoms.
+    Each shape gets a few tries; one that finds no open ground has no phantom. Some end up beyond the photo, and get no
+    score. The same seed gives the same phantoms.
     """
     rng = np.random.default_rng(seed)
     tree = STRtree(shapes)
     todo = rng.permutation(len(shapes))[: 2 * most]
-    prepare(area)
     found: list[BaseGeometry] = []
     for _ in range(TRIES):
         if len(todo) == 0 or len(found) >= most:
@@ -34,15 +36,9 @@ def make_phantoms(shapes: np.ndarray, area: BaseGeometry, *, most: int = 4000, s
         distance = np.sqrt(rng.uniform(NEAREST**2, FARTHEST**2, len(todo)))
         angle = rng.uniform(0, 2 * np.pi, len(todo))
         shift = np.stack([distance * np.cos(angle), distance * np.sin(angle)], 1)
-        moved = np.array([_moved(shapes[i], d) for i, d in zip(todo, shift, strict=True)], dtype=object)
+        tried = moved(shapes[todo], shift)
         taken = np.zeros(len(todo), bool)
-        taken[tree.query(moved, predicate="intersects")[0]] = True
-        middle = get_coordinates(centroid(moved))
-        free = ~taken & intersects_xy(area, middle[:, 0], middle[:, 1])
-        found += moved[free].tolist()
-        todo = todo[~free]
+        taken[tree.query(tried, predicate="intersects")[0]] = True
+        found += tried[~taken].tolist()
+        todo = todo[taken]
     return np.array(found[:most], dtype=object)
-
-
-def _moved(shape: BaseGeometry, shift: np.ndarray) -> BaseGeometry:
-    return transform(shape, lambda xy: xy + shift)

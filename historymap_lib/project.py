@@ -7,6 +7,10 @@ the file and the key. Relative paths are relative to `paths.root`, itself relati
 from __future__ import annotations
 
 import difflib
+import json
+import os
+import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,17 +24,27 @@ from historymap_lib.errors import SettingsError
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+AnyPath = Annotated[Path, Field(strict=False)]
 
 BOUNDS = 4
 MIN_WIDTHS = 2
 DIVISOR = 32
 """Tiles and crops are multiples of this: the deepest network halves its input five times."""
 
+SHOULD = {
+    "model_type": "should hold keys with values, as in `key: value`",
+    "model_attributes_type": "should hold keys with values, as in `key: value`",
+    "path_type": "should be a path",
+    "string_type": "should be text; put it in quotes",
+    "too_long": "has too many values",
+}
+"""What pydantic says in its own words, by its type of error, in ours."""
+
 
 class Section(BaseModel):
     """A section of the YAML: unknown keys are errors, values do not change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, ser_json_inf_nan="strings")
 
 
 class Area(Section):
@@ -77,8 +91,23 @@ class FilePhoto(Section):
     path: str | list[str]
     name: str | None = None
     year: int | None = None
-    nodata: float | None = None  # none: as the file says
+    nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None  # none: as the file says
     stretch: tuple[Share, Share] = Field((0.01, 0.99), strict=False)  # of the grey values, for more than 8 bits
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        names = value if isinstance(value, list) else [value]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"{value!r} names no file; give the path of one, or a list of paths")
+        return value
+
+    @field_validator("stretch")
+    @classmethod
+    def _dark_to_bright(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] >= value[1]:
+            raise ValueError(f"{list(value)} is not in order; give the darker share first, such as [0.01, 0.99]")
+        return value
 
     @property
     def paths(self) -> list[str]:
@@ -185,13 +214,13 @@ class Verification(Section):
 class Paths(Section):
     """Where things lie; `{name}` stands for the name of the case. Absolute after `load`."""
 
-    root: Path = Field(Path(), strict=False)
-    training: Path = Field(Path("data/{name}/training"), strict=False)
-    corrected: Path = Field(Path("data/{name}/training_corrected"), strict=False)
-    models: Path = Field(Path("models/{name}"), strict=False)
-    predictions: Path = Field(Path("data/{name}/predictions"), strict=False)
-    verified: Path = Field(Path("data/{name}/buildings_verified.geojson"), strict=False)
-    annotations: Path = Field(Path("data/{name}/annotations.json"), strict=False)
+    root: AnyPath = Path()
+    training: AnyPath = Path("data/{name}/training")
+    corrected: AnyPath = Path("data/{name}/training_corrected")
+    models: AnyPath = Path("models/{name}")
+    predictions: AnyPath = Path("data/{name}/predictions")
+    verified: AnyPath = Path("data/{name}/buildings_verified.geojson")
+    annotations: AnyPath = Path("data/{name}/annotations.json")
 
     @field_validator("verified")
     @classmethod
@@ -202,11 +231,9 @@ class Paths(Section):
 
     def within(self, folder: Path, name: str) -> Paths:
         """Return the same with absolute paths: the root below `folder`, the others below the root."""
-        root = (folder / self.root.expanduser()).resolve()
-        others = {
-            key: root / str(value).replace("{name}", name) for key, value in self.model_dump(exclude={"root"}).items()
-        }
-        return Paths(root=root, **others)
+        named = {key: _expanded(str(value).replace("{name}", name)) for key, value in self.model_dump().items()}
+        root = (folder / named.pop("root")).resolve()
+        return Paths.model_validate({"root": root} | {key: root / value for key, value in named.items()})
 
     @property
     def model(self) -> Path:
@@ -219,10 +246,18 @@ class Paths(Section):
         return self.predictions / "probability.tif"
 
 
+SOURCES: dict[tuple[str, ...], type[Section]] = {
+    ("photo", "file"): FilePhoto,
+    ("photo", "wms"): WmsPhoto,
+    ("footprints", "file"): FileFootprints,
+    ("footprints", "overpass"): OverpassFootprints,
+}
+
+
 class Project(Section):
     """A case: all settings, and every path absolute."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: str
     area: Area
     photo: FilePhoto | WmsPhoto = Field(discriminator="source")
     footprints: FileFootprints | OverpassFootprints = Field(discriminator="source")
@@ -233,6 +268,13 @@ class Project(Section):
     verification: Verification = Verification()
     paths: Paths = Paths()
     _file: Path = PrivateAttr(default=Path())
+
+    @field_validator("name")
+    @classmethod
+    def _fit_for_paths(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError(f"{value!r} is no name for files; use letters, digits, dots, dashes and underscores")
+        return value
 
     @model_validator(mode="after")
     def _crop_in_tile(self) -> Self:
@@ -252,7 +294,7 @@ class Project(Section):
 
     def resolve(self, path: str) -> Path:
         """Return a path of the settings as absolute, relative ones below the root."""
-        return self.paths.root / Path(path).expanduser()
+        return self.paths.root / _expanded(path)
 
     def photo_name(self) -> str:
         """Return what the photo is called in verdicts and pictures."""
@@ -261,7 +303,8 @@ class Project(Section):
 
     def settings(self, *sections: str) -> dict[str, Any]:
         """Return these sections as plain JSON values, for manifests."""
-        return self.model_dump(mode="json", include=set(sections))
+        values: dict[str, Any] = json.loads(self.model_dump_json(include=set(sections)))
+        return values
 
 
 def load(file: str | Path) -> Project:
@@ -285,49 +328,79 @@ def load(file: str | Path) -> Project:
     return project
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML as people expect it: `2e-3` is a number (as in YAML 1.2), and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, key in enumerate(keys):
+            if key.value in [other.value for other in keys[:index]]:
+                problem = f"{key.value} is given twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def _read(file: Path) -> Any:
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), _Yaml)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         raise SettingsError(f"{file}: there is no such settings file; give one with --config") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: cannot be read as settings ({error}); give a YAML file") from error
-    except yaml.YAMLError as error:
-        detail = " ".join(str(error).split())
-        raise SettingsError(f"{file}: is no valid YAML ({detail}); correct that line") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file}: is no text in UTF-8; give a YAML file") from None
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be read ({error.strerror}); give a YAML file") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        detail = f"line {mark.line + 1}: {error.problem}" if mark else str(error).splitlines()[0]  # type: ignore[union-attr]
+        raise SettingsError(f"{file}: is no valid YAML ({detail}); correct that") from error
+    if values is None:
+        raise SettingsError(f"{file}: is empty; write the settings of a case into it")
+    return values
 
 
 def _sentence(error: ValidationError) -> str:
     """Return the first error as one sentence that names the key, and count the others."""
     errors = error.errors()
-    first = errors[0]
-    keys = [str(part) for part in first["loc"] if part not in ("wms", "overpass", "file")]
+    first = min(errors, key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key explains a missing one
+    kind, keys, context = first["type"], [str(part) for part in first["loc"]], first.get("ctx", {})
+    known = _known_keys(keys[:-1])
+    if keys[0:1] in (["photo"], ["footprints"]):
+        del keys[1:2]  # the source, which pydantic puts between section and key
     key = ".".join(keys) or "the file"
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], _known_keys(keys[:-1]), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(_known_keys(keys[:-1]))}"
-        text = f"{key} is not a known key; {hint}"
-    elif first["type"] == "missing":
+    value = "empty" if first["input"] is None else reprlib.repr(first["input"])
+    if kind in ("extra_forbidden", "invalid_key"):
+        near = difflib.get_close_matches(keys[-1], known, n=1)
+        text = f"{key} is not a known key; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+    elif kind == "missing":
         text = f"{key} is missing; add it"
-    elif first["type"] == "value_error":
-        text = f"{key}: {first['ctx']['error']}"
+    elif kind == "value_error":
+        text = f"{key}: {context['error']}" if keys else str(context["error"])
+    elif kind == "union_tag_invalid":
+        text = f"{key}.source is {context['tag']!r}, but it should be one of {context['expected_tags']}"
     else:
-        text = f"{key} is {first['input']!r}, but {first['msg'][0].lower() + first['msg'][1:]}"
+        text = f"{key} is {value}, but it {SHOULD.get(kind) or first['msg'].removeprefix('Input ')}"
     more = len(errors) - 1
     return text + (f" (and {more} more in this file)" if more else "")
 
 
 def _known_keys(path: list[str]) -> list[str]:
-    """Return the keys of a section, by its path of keys."""
-    if not path:
-        return list(Project.model_fields)
-    annotation = Project.model_fields[path[0]].annotation
-    sections = getattr(annotation, "__args__", (annotation,))
-    return sorted({key for section in sections for key in section.model_fields})
+    """Return the keys of a section, by its path of keys (in which the source follows `photo` and `footprints`)."""
+    section: Any = SOURCES.get(tuple(path[:2])) or (Project.model_fields[path[0]].annotation if path else Project)
+    return list(section.model_fields)
+
+
+def _expanded(path: str) -> Path:
+    """Return the path with the home folder in place of `~`; where there is no such user, `~1937.tif` is a file."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises there
 
 
 def _crs(value: str) -> CRS:
     try:
         return CRS.from_user_input(value)
     except CRSError as error:
-        raise ValueError(f"{value} is no CRS that PROJ knows; give a code such as EPSG:25832") from error
+        raise ValueError(f"{value!r} is no CRS that PROJ knows; give a code such as EPSG:25832") from error

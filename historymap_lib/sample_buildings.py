@@ -102,11 +102,11 @@ class Site:
     def __post_init__(self) -> None:
         shapely.prepare(self.ground)
 
-    def place(self, wings: Wings, tag: str, *, gap: float = 1.0, stood: bool = True) -> bool:
+    def place(self, wings: Wings, tag: str, *, gap: float = 1.0) -> bool:
         """Build where the wings lie inside the ground and at least about `gap` metres from everything else."""
         if not shapely.contains(self.ground, outline_of(wings)) or self.meets(outline_of(wings, gap)):
             return False
-        self.buildings.append(Building(wings, tag, stood=stood))
+        self.buildings.append(Building(wings, tag))
         return True
 
     def meets(self, shape: Any, *, but: Building | None = None) -> bool:
@@ -127,12 +127,12 @@ def placed(wings: Wings, x: float, y: float, angle: float) -> Wings:
     return tuple(wing.moved(x, y, angle) for wing in wings)
 
 
-def _roofed(rng: Rng, length: float, depth: float, eave: float, *, x: float = 0, y: float = 0) -> Wing:
+def _roofed(rng: Rng, length: float, depth: float, eave: float) -> Wing:
     """Return a wing with a pitched roof, hipped now and then; the ridge follows the longer side."""
     turn = pi / 2 if depth > length else 0.0
     length, depth = max(length, depth), min(length, depth)
     rise = depth / 2 * tan(rng.uniform(0.42, 0.82))
-    return Wing(x, y, length, depth, turn, eave, rise, hip=chance(rng, 0.28))
+    return Wing(0, 0, length, depth, turn, eave, rise, hip=chance(rng, 0.28))
 
 
 def house(rng: Rng, *, area: tuple[float, float] = (62, 175), eave: tuple[float, float] = (3.0, 6.2)) -> Wings:
@@ -145,15 +145,15 @@ def house(rng: Rng, *, area: tuple[float, float] = (62, 175), eave: tuple[float,
         return (main,)
     wide, deep = length * rng.uniform(0.36, 0.55), depth * rng.uniform(0.35, 0.7)
     x = rng.choice([-1, 1, 0], p=[0.4, 0.4, 0.2]) * (length - wide) / 2
-    turn = Wing(x, depth / 2 + deep / 4, deep * 1.5, wide, pi / 2, main.eave * 0.95)
-    return (replace(turn, y=(depth + deep) / 2 - 0.25, length=deep + 0.5, rise=wide / 2 * 0.6), main)
+    side = Wing(x, (depth + deep) / 2 - 0.25, deep + 0.5, wide, pi / 2, main.eave * 0.95, wide * 0.3)
+    return (side, main)
 
 
 def annex(rng: Rng) -> tuple[Wings, str]:
     """Return a garage or a shed about the origin, with its tag."""
     tag = "garage" if chance(rng, 0.5) else "shed"
-    length, depth = rng.uniform(4.2, 7.5), rng.uniform(3.0, 5.4)
-    wing = _roofed(rng, length, depth, rng.uniform(2.1, 2.9))
+    length, depth = rng.uniform(4.6, 7.8), rng.uniform(3.4, 5.4)
+    wing = _roofed(rng, length, depth, rng.uniform(2.3, 3.1))
     return (replace(wing, rise=0.0) if chance(rng, 0.4) else wing,), tag
 
 
@@ -233,7 +233,7 @@ def _yard_building(rng: Rng) -> tuple[Wings, str]:
     return house(rng, area=(30, 130), eave=(2.8, 6)), str(rng.choice(["yes", "industrial", "shed", "house"]))
 
 
-def fill_villas(rng: Rng, site: Site, *, gardens: float = 0.6) -> None:
+def fill_villas(rng: Rng, site: Site, *, gardens: float = 0.34) -> None:
     """Build houses along the streets, each in its garden, with sheds and garages behind."""
     inset, front = rng.uniform(7, 11), rng.uniform(14, 19)
     tags, odds = ["house", "detached", "yes", "residential", "apartments"], [0.46, 0.22, 0.18, 0.07, 0.07]
@@ -268,7 +268,7 @@ def fill_rows(rng: Rng, site: Site) -> None:
         for i in range(count):
             flat = Wing((i - count / 2) * unit, rng.choice([0, 0.6]), unit - 0.5, depth, 0, eave, depth * 0.25)
             site.place(placed((flat,), x, y, site.angle), "terrace", gap=0.2)
-    scatter(rng, site, lambda: annex(rng), int(site.ground.area / 900), gap=1.5)
+    scatter(rng, site, lambda: annex(rng), int(site.ground.area / 1300), gap=1.5)
 
 
 def fill_slabs(rng: Rng, site: Site) -> None:
@@ -277,15 +277,13 @@ def fill_slabs(rng: Rng, site: Site) -> None:
     for x, y in lattice(rng, site, rng.uniform(62, 85), rng.uniform(30, 40)):
         wings = long_house(rng, rng.uniform(26, 62), depth, eave)
         site.place(placed(wings, x, y, site.angle), str(rng.choice(["apartments", "residential", "yes"])), gap=6)
-    scatter(rng, site, lambda: annex(rng), int(site.ground.area / 700), gap=2)
+    scatter(rng, site, lambda: annex(rng), int(site.ground.area / 1100), gap=2)
 
 
 def fill_mixed(rng: Rng, site: Site) -> None:
     """Build as `fill_villas`, with a few larger houses first."""
-    large = [(long_house(rng, rng.uniform(16, 40), rng.uniform(10, 13), 8), "apartments") for _ in range(2)]
-    for wings, tag in large:
-        scatter(rng, site, lambda wings=wings, tag=tag: (wings, tag), 2, gap=8)  # type: ignore[misc]
-    fill_villas(rng, site, gardens=0.75)
+    scatter(rng, site, lambda: (long_house(rng, rng.uniform(16, 40), rng.uniform(10, 13), 8), "apartments"), 4, gap=8)
+    fill_villas(rng, site, gardens=0.42)
 
 
 FILLERS: dict[str, Callable[[Rng, Site], None]] = {

@@ -24,14 +24,15 @@ PARCELS = {  # how often each kind of field
     "meadow": 0.2, "hay": 0.14, "grain": 0.18, "plough": 0.15, "pasture": 0.12, "orchard": 0.06, "wood": 0.1,
     "allotment": 0.05,
 }  # fmt: skip
-WOODED = 0.25  # of the districts that were not built on
-TREE_DENSITY = {"wood": 1 / 17, "pasture": 1 / 900, "meadow": 1 / 2500, "court": 1 / 420, "yard": 1 / 900}  # a m2
-GARDEN_TREES = 1 / 480, 1 / 130  # a m2
+WOODED = 0.3  # of the districts that were not built on
+TREE_DENSITY = {"wood": 1 / 17, "pasture": 1 / 450, "meadow": 1 / 1500, "court": 1 / 420, "yard": 1 / 900}  # a m2
+GARDEN_TREES = 1 / 520, 1 / 170  # a m2
 SITE_COVER = {"centre": "court", "industry": "yard", "farm": "yard"}
 GROWN = 0.9  # of the trees of an orchard
 MIN_PARCEL = 40.0  # m2
 AVENUES = 0.11  # of the streets
 BRIDGES = 3
+OVERHANG = 0.65  # of a crown's radius, at least, from its stem to the nearest wall
 LONGEST_BRIDGE = 130.0  # metres
 
 
@@ -47,7 +48,7 @@ class Ground:
     trees: list[FloatArray] = field(default_factory=list)
     clutter: list[Wing] = field(default_factory=list)
 
-    def plant(self, rng: Rng, points: FloatArray, radius: tuple[float, float], slender: float = 1.9) -> None:
+    def plant(self, rng: Rng, points: FloatArray, radius: tuple[float, float], slender: float = 1.6) -> None:
         """Add trees at (n, 2) points, about `slender` times as high as their crown is wide."""
         wide = rng.uniform(*radius, len(points))
         self.trees.append(np.column_stack([points, wide, 2 * wide * slender * rng.uniform(0.7, 1.3, len(points))]))
@@ -244,10 +245,11 @@ def _shore_and_rail(rng: Rng, ground: Ground, town: Town) -> None:
 
 def _clear(ground: Ground, buildings: list[Building], water: Any) -> None:
     """Fell the trees and take away the clutter that stand inside buildings; crowns may still hang over roofs."""
-    tree = shapely.STRtree([building.outline.buffer(-0.8) for building in buildings])
+    tree = shapely.STRtree([building.outline for building in buildings])
     trees = np.concatenate([*ground.trees, np.empty((0, 4))])
     trees = trees[~shapely.contains_xy(water, trees[:, :2])]
-    inside = np.unique(tree.query(shapely.points(trees[:, :2]), predicate="intersects")[0])
+    stems = shapely.buffer(shapely.points(trees[:, :2]), OVERHANG * trees[:, 2], quad_segs=2)
+    inside = np.unique(tree.query(stems, predicate="intersects")[0])
     ground.trees = [np.delete(trees, inside, axis=0)]
     if ground.clutter:
         shapes = shapely.polygons(np.stack([wing.corners(1.0) for wing in ground.clutter]))

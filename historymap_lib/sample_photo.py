@@ -31,7 +31,7 @@ Image = NDArray[np.float32]
 
 NODATA = 0
 PATCH = 1024  # pixels of noise that repeat
-SKYLIGHT = 0.36  # of the light on level ground comes from the sky and reaches into the shade
+SKYLIGHT = 0.31  # of the light on level ground comes from the sky and reaches into the shade
 STEP_DOUBLINGS = 7  # shadows of up to 2**7 pixels
 
 
@@ -46,17 +46,17 @@ class Tone:
 
 
 TONES = {
-    "meadow": Tone((0.36, 0.52), (0, 0.02), (4, 9), 0.07),
-    "hay": Tone((0.46, 0.66), (0.01, 0.05), (3, 6), 0.06),
-    "grain": Tone((0.4, 0.68), (0.0, 0.03), (2.5, 5), 0.04),
-    "plough": Tone((0.24, 0.42), (0.02, 0.06), (2.2, 5), 0.05),
-    "pasture": Tone((0.34, 0.5), mottle=0.11),
+    "meadow": Tone((0.36, 0.52), (0, 0.04), (4, 9), 0.09),
+    "hay": Tone((0.46, 0.66), (0.03, 0.09), (3, 6), 0.07),
+    "grain": Tone((0.4, 0.68), (0.02, 0.07), (2.5, 5), 0.06),
+    "plough": Tone((0.24, 0.42), (0.04, 0.1), (2.2, 5), 0.06),
+    "pasture": Tone((0.34, 0.5), mottle=0.13),
     "orchard": Tone((0.38, 0.5), mottle=0.06),
     "wood": Tone((0.2, 0.28), mottle=0.05),
     "allotment": Tone((0.36, 0.46), mottle=0.06),
     "garden": Tone((0.34, 0.48), mottle=0.09),
     "lawn": Tone((0.38, 0.58), mottle=0.06),
-    "bed": Tone((0.26, 0.62), (0, 0.06), (1.8, 3), 0.06),
+    "bed": Tone((0.28, 0.56), (0, 0.06), (1.8, 3), 0.06),
     "court": Tone((0.42, 0.62), mottle=0.09),
     "yard": Tone((0.36, 0.64), mottle=0.12),
     "hedge": Tone((0.16, 0.3), mottle=0.06),
@@ -236,7 +236,7 @@ def _roofs(room: Darkroom, wings: list[Wing], tones: list[float], flight: Flight
             bx, by = c * along - s * across, s * along + c * across
             lit = max(0.0, (up - bx * east - by * north) / hypot(1, bx, by) / up)
             shapes.append(Polygon(points))
-            looks.append((tone * (SKYLIGHT + (1 - SKYLIGHT) * lit) ** 0.75, z - bx * wing.x - by * wing.y, bx, by))
+            looks.append((tone * (SKYLIGHT + (1 - SKYLIGHT) * lit) ** 0.9, z - bx * wing.x - by * wing.y, bx, by))
     which = room.burn(shapes)
     table = np.array(looks, np.float32)
     heights = table[which, 1] + table[which, 2] * room.east + table[which, 3] * room.north
@@ -299,14 +299,14 @@ def _film(room: Darkroom, scene: Image, flight: Flight, bare: Any) -> NDArray[np
     rng = room.rng
     strip = room.burn([flight.strip]) > 0
     scene = np.where(strip, np.roll(scene, flight.jump, (0, 1)), scene)
-    scene = ndimage.gaussian_filter(scene, rng.uniform(0.75, 1.0))
+    scene = ndimage.gaussian_filter(scene, rng.uniform(0.6, 0.85))
     middle = rng.uniform(0.35, 0.65, 2) * room.size
     away = ((room.east - middle[0]) ** 2 + (room.north - middle[1]) ** 2) / (0.5 * room.size) ** 2
     gain = 1 - rng.uniform(0.05, 0.13) * away + 0.06 * room.broad(0.6 * room.size)
     gain *= np.where(strip, rng.choice([-1, 1]) * rng.uniform(0.07, 0.15) + 1, 1)
     contrast, haze = rng.uniform(1.0, 1.25), rng.uniform(14, 36)
     photo = haze + 235 * contrast * np.clip(scene * gain, 0, None) ** rng.uniform(0.8, 1.0)
-    grain = rng.uniform(5, 8) * room.noise(0.75) + rng.uniform(1.5, 3) * room.noise(2.0)
+    grain = rng.uniform(4, 6.5) * room.noise(0.75) + rng.uniform(1.5, 3) * room.noise(2.0)
     photo += grain * np.clip(0.45 + photo / 200, 0, 1.1)  # less of it in the dark
     photo = 255 - np.log1p(np.exp((248 - photo) / 9)) * 9  # the shoulder of the film: lights run together
     _scratch(room, photo)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rasterio.transform import Affine, from_origin
+from rasterio.transform import Affine
 from rasterio.windows import Window
 from shapely import Polygon, box
 
@@ -49,7 +49,7 @@ class Grid:
     @property
     def transform(self) -> Affine:
         """From pixel (column, row) to metres."""
-        return from_origin(self.west, self.north, self.resolution, self.resolution)
+        return self.transform_of(Window(0, 0, self.width, self.height))
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -70,7 +70,7 @@ class Grid:
     def transform_of(self, window: Window) -> Affine:
         """Return the transform of a window."""
         west, _, _, north = self.bounds_of(window)
-        return from_origin(west, north, self.resolution, self.resolution)
+        return Affine(self.resolution, 0, west, 0, -self.resolution, north)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,11 @@ if TYPE_CHECKING:
 
     from historymap_lib.project import Project
 
+STEP = "generate-training"
 IGNORE = 255
 BLANK = 2.0
 """A tile whose grey values spread less than this (standard deviation) shows nothing."""
+CODE = tuple(f"historymap_lib.{name}" for name in ("training_data", "imagery", "footprints", "tiles"))
 PARTS = ("images", "masks", "buildings", "metadata")
 
 
@@ -69,9 +71,9 @@ def generate(project: Project, *, tiles: int | None = None, output: Path | None 
     """
     count = project.tiles.count if tiles is None else tiles
     folder = (output or project.paths.training).resolve()
-    _refuse_foreign(folder)
+    refuse_foreign(folder, STEP)
     with open_photo(project) as photo:
-        found = load_footprints(project, photo.grid)
+        found = load_footprints(project, photo.grid.polygon)
         print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
         artist = _Artist(project, photo, found.frame)
         with artifacts.replacing_folder(folder) as partial:
@@ -94,9 +96,11 @@ def generate(project: Project, *, tiles: int | None = None, output: Path | None 
                 )
             artifacts.write_manifest(
                 partial,
-                step="generate-training",
+                step=STEP,
                 inputs=[*photo_files(project), project.resolve(project.footprints.path)],  # type: ignore[union-attr]
                 settings=project.settings("area", "photo", "footprints", "tiles"),
+                parameters={"tiles": tiles},
+                code=CODE,
                 tiles=len(samples),
                 skipped=skipped,
                 footprints=found.counts,
@@ -246,13 +250,13 @@ def _write(folder: Path, sample: Sample, grid: Grid) -> None:
     (folder / "metadata" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse to replace a folder that this step has not made: it may hold someone's work."""
+def refuse_foreign(folder: Path, step: str) -> None:
+    """Refuse to replace a folder that `step` has not made: it may hold someone's work."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         manifest = artifacts.read_manifest(folder) if folder.is_dir() else None
-        if manifest is None or manifest.get("step") != "generate-training":
+        if manifest is None or manifest.get("step") != step:
             raise TrainingDataError(
-                f"{folder}: exists and was not made by generate-training; name another folder or empty this one"
+                f"{folder}: exists and was not made by {step}; name another folder or empty this one"
             )
 
 

@@ -15,9 +15,10 @@ import numpy as np
 import rasterio
 from shapely import box
 
-from historymap_lib import alignment, annotations, artifacts, zonal
+from historymap_lib import alignment, artifacts, zonal
+from historymap_lib.annotations import read as read_annotations
 from historymap_lib.calibration import TwoGroups
-from historymap_lib.errors import VerificationError
+from historymap_lib.errors import PhotoError, VerificationError
 from historymap_lib.figures import draw_verdicts
 from historymap_lib.footprint_source import load_footprints
 from historymap_lib.imagery import open_photo
@@ -29,17 +30,20 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import pandas as pd
     from numpy.typing import NDArray
+    from shapely import Polygon
 
     from historymap_lib.annotations import Annotation
     from historymap_lib.footprints import Footprints
     from historymap_lib.project import Project, Verification
 
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
+CODE = tuple(
+    f"historymap_lib.{name}" for name in ("verification", "alignment", "calibration", "footprints", "phantoms", "zonal")
+)
 COLUMNS = [
     "osm_type", "osm_id", "building_id", "name", "verdict", "existed", "probability", "confidence", "coverage",
     "overlap", "reason", "needs_verification", "annotated", "model", "photo", "geometry",
 ]  # fmt: skip
-LOGIT_CLIP = 1 / 510
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,9 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
     paths = project.paths
     if not paths.probability.exists():
         raise VerificationError(f"{paths.probability}: there are no probabilities; run predict first")
-    judged = annotations.read(paths.annotations, missing_ok=True)
-    with open_photo(project) as photo:
-        found = load_footprints(project, photo.grid)
+    judged = read_annotations(paths.annotations, missing_ok=True)
+    found = load_footprints(project, _area(paths.probability, project))
     print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
-    _same_crs(paths.probability, project)
     frame = judge(found.frame, paths.probability, judged, project.verification)
     frame["model"] = _model_of(paths.model)
     frame["photo"] = project.photo_name()
@@ -80,10 +82,11 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
     _write(frame[COLUMNS], metadata, paths.verified)
     sources = [paths.probability, project.resolve(project.footprints.path), paths.annotations]  # type: ignore[union-attr]
     settings = project.settings("area", "footprints", "tiles", "verification")
-    artifacts.write_manifest(paths.verified, step="verify", inputs=sources, settings=settings, counts=counts)
+    artifacts.write_manifest(
+        paths.verified, step="verify", inputs=sources, settings=settings, parameters={}, code=CODE, counts=counts
+    )
     if picture:
-        with open_photo(project) as photo:
-            draw_verdicts(frame, photo, paths.verified.with_suffix(".png"))
+        _draw(project, frame)
     text = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in VERDICTS)
     return Verified(paths.verified, counts, f"{paths.verified}: {text}")
 
@@ -126,13 +129,8 @@ def score(shapes: NDArray[Any], raster: Path, settings: Verification) -> pd.Data
 
     With too few buildings to calibrate (see `calibration.FEW`) the mean stands as it is.
     """
-    try:
-        with rasterio.open(raster) as dataset:
-            area = box(*dataset.bounds)
-    except rasterio.errors.RasterioError as error:
-        raise VerificationError(f"{raster}: cannot be read ({error}); run predict again") from error
     offsets = alignment.estimate(raster, shapes, settings.max_offset)
-    phantoms = make_phantoms(shapes, area)
+    phantoms = make_phantoms(shapes)
     table = zonal.footprint_statistics(raster, offsets.move(shapes))
     null = zonal.footprint_statistics(raster, offsets.move(phantoms))
     covered = table["coverage"].to_numpy() >= settings.min_coverage
@@ -170,14 +168,25 @@ def _model_of(path: Path) -> str | None:
     return artifacts.fingerprint(path)[:12] or None
 
 
-def _same_crs(raster: Path, project: Project) -> None:
+def _area(raster: Path, project: Project) -> Polygon:
+    """Return the area that the probabilities cover, in the CRS of the case."""
     try:
         with rasterio.open(raster) as dataset:
-            same = dataset.crs == rasterio.CRS.from_user_input(project.area.crs)
+            crs, bounds = dataset.crs, dataset.bounds
     except rasterio.errors.RasterioError as error:
         raise VerificationError(f"{raster}: cannot be read ({error}); run predict again") from error
-    if not same:
+    if crs != rasterio.CRS.from_user_input(project.area.crs):
         raise VerificationError(f"{raster}: is in another CRS than area.crs {project.area.crs}; run predict again")
+    return box(*bounds)
+
+
+def _draw(project: Project, frame: gpd.GeoDataFrame) -> None:
+    """Draw the map of verdicts, where the photo is at hand: judging does not need it."""
+    try:
+        with open_photo(project) as photo:
+            draw_verdicts(frame, photo, project.paths.verified.with_suffix(".png"))
+    except PhotoError as error:
+        print(f"no picture of the verdicts: {error}")  # noqa: T201 - the verdicts stand without it
 
 
 def _write(frame: gpd.GeoDataFrame, metadata: dict[str, Any], path: Path) -> None:

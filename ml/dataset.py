@@ -60,10 +60,11 @@ def load_tiles(folder: Path, corrected: Path | None = None) -> list[TileData]:
         raise TrainingDataError(f"{folder}: holds no training tiles; run generate-training first")
     if corrected is not None:
         tiles |= {item["tile"]: (corrected, item) for item in read_metadata(corrected) if item["tile"] in tiles}
-    return [
-        TileData(*read_tile(where, name, "images", "masks", "buildings"), metadata=item)
-        for name, (where, item) in sorted(tiles.items())
-    ]
+    found = []
+    for name, (where, item) in sorted(tiles.items()):
+        image, mask, buildings = read_tile(where, name, "images", "masks", "buildings")
+        found.append(TileData(image, mask, buildings, item))
+    return found
 
 
 def crops_in(tiles: list[TileData], crop: int) -> int:

@@ -60,7 +60,8 @@ def _means(values: np.ndarray, index: np.ndarray, ground: np.ndarray, count: int
     inside = np.bincount(index[ground], minlength=count + 1)[1:]
     sums = np.bincount(index[ground], values[ground], minlength=count + 1)[1:]
     fit = (total >= MIN_PIXELS) & (inside >= share * total)
-    return np.where(fit, sums / np.maximum(inside, 1), np.nan)
+    means: np.ndarray = np.where(fit, sums / np.maximum(inside, 1), np.nan)
+    return means
 
 
 def _known(parts: list[np.ndarray]) -> np.ndarray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from historymap_lib.tiles import Folds, Grid
 
 NO_DATA = 255
+CODE = ("ml.predict", "ml.model", "ml.runner", "historymap_lib.imagery", "historymap_lib.tiles")
 CALIBRATION = 24
 """Windows of the photo that the 8-bit form of a network is measured on."""
 CACHE_MB = 256
@@ -83,7 +85,9 @@ def predict(project: Project, *, picture: bool = True) -> Predicted:
         _as_cog(raw, partial)
     settings = project.settings("area", "photo", "tiles", "prediction")
     inputs = [*photo_files(project), paths.model]
-    artifacts.write_manifest(paths.probability, step="predict", inputs=inputs, settings=settings, covered=covered)
+    artifacts.write_manifest(
+        paths.probability, step="predict", inputs=inputs, settings=settings, parameters={}, code=CODE, covered=covered
+    )
     if picture:
         with open_photo(project) as photo:
             draw_probability(photo, paths.probability, paths.predictions / "probability.png")
@@ -127,6 +131,7 @@ class Layout:
             for left in range(core.col_off, core.col_off + core.width, self.core):
                 yield Window(left - self.margin, top - self.margin, self.window, self.window)
 
+    @cached_property
     def weights(self) -> np.ndarray:
         """Return the weight of each pixel of a window (uint32): 1 at its edge, rising over twice the margin."""
         ramp = np.minimum(np.arange(self.window) + 1, np.arange(self.window, 0, -1))
@@ -136,7 +141,7 @@ class Layout:
 
 def _write_blocks(photo: Photo, layout: Layout, runners: list[Runner], path: Path, batch: int) -> float:
     """Write the probabilities of all blocks and return the share of pixels with data."""
-    grid, weights, valid_pixels = layout.grid, layout.weights(), 0
+    grid, valid_pixels = layout.grid, 0
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "width": grid.width, "height": grid.height}
     tiling = {"tiled": True, "blockxsize": 256, "blockysize": 256, "bigtiff": "if_safer", "sparse_ok": True}
     with (
@@ -147,17 +152,15 @@ def _write_blocks(photo: Photo, layout: Layout, runners: list[Runner], path: Pat
     ):
         for block in track(layout.blocks(), "predict", unit="block"):
             runner = runners[min(block.fold, len(runners) - 1)]
-            values = _predict_block(photo, layout, block, runner, weights, batch)
+            values = _predict_block(photo, layout, block, runner, batch)
             valid_pixels += int((values != NO_DATA).sum())
             target.write(values, 1, window=block.core)
     return valid_pixels / (grid.width * grid.height)
 
 
-def _predict_block(
-    photo: Photo, layout: Layout, block: Block, runner: Runner, weights: np.ndarray, batch: int
-) -> np.ndarray:
+def _predict_block(photo: Photo, layout: Layout, block: Block, runner: Runner, batch: int) -> np.ndarray:
     """Return the blended probabilities of the core of a block (uint8, 255 where the photo has no data)."""
-    core, margin = block.core, layout.margin
+    core, margin, weights = block.core, layout.margin, layout.weights
     # the frame is the core with room for windows that reach over it
     frame = Window(core.col_off - margin, core.row_off - margin, *_room(core, layout))
     grey, valid = photo.read(frame)

@@ -77,7 +77,7 @@ class _Whole(nn.Module):
 
 class _Torch:
     def __init__(self, network: nn.Module, half: bool, where: torch.device) -> None:  # noqa: FBT001 - a value, no mode
-        self._whole = _Whole(network.eval()).to(where, memory_format=torch.channels_last)
+        self._whole = runtime.place(_Whole(network.eval()), where)
         self._half, self._where = half, where
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:

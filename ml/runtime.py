@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from contextlib import suppress
 
 import torch
+from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER = 2**31 - 1
 
 
 def prepare(threads: int | None = None) -> None:
-    """Let torch use all cores, and keep glibc from handing memory back between steps.
+    """Keep glibc from handing memory back between steps, and let torch use `threads` (default: all cores).
 
     glibc returns each large tensor to the system and asks for it anew, which costs torch 1.4 to 2 times (measured).
     """
@@ -23,7 +23,8 @@ def prepare(threads: int | None = None) -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(M_MMAP_MAX, 0)
             libc.mallopt(M_TRIM_THRESHOLD, NEVER)
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def device(wanted: str) -> torch.device:
@@ -44,4 +45,10 @@ def is_half(wanted: str, where: torch.device) -> bool:
         return wanted == "bf16"
     if where.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return where.type == "cpu" and torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - there is no public way to ask
+    return where.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - there is no public way to ask
+
+
+def place(network: nn.Module, where: torch.device) -> nn.Module:
+    """Return the network on a device, its weights laid out as convolutions like them best (channels last)."""
+    placed: nn.Module = network.to(where)
+    return placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

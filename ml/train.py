@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
 
 State = dict[str, torch.Tensor]
+CODE = ("ml.train", "ml.dataset", "ml.denial", "ml.loss", "ml.model", "historymap_lib.calibration")
 STATE_FORMAT = "historymap-training-1"
 VALIDATIONS = 20
 """How often a training looks at its validation tiles, about."""
@@ -88,13 +89,10 @@ def train(project: Project, *, epochs: int | None = None, resume: bool = False) 
         HistorymapError: tiles are missing or damaged, weights cannot be had, or there is nothing to resume.
     """
     runtime.prepare()
-    if epochs is not None:
-        settings = project.training.model_copy(update={"epochs": epochs})
-        project = project.model_copy(update={"training": settings})
     paths = project.paths
     build(project.model)  # pretrained weights that cannot be had are told now, not in an hour
     tiles = load_tiles(paths.training, paths.corrected if paths.corrected.exists() else None)
-    trainer = _Trainer(project, tiles)
+    trainer = _Trainer(project, tiles, epochs)
     run = trainer.resume() if resume else _Run()
     trainer.fit(run)
     return trainer.finish(run)
@@ -103,7 +101,9 @@ def train(project: Project, *, epochs: int | None = None, resume: bool = False) 
 class _Trainer:
     """Trains the members of a model, round by round."""
 
-    def __init__(self, project: Project, tiles: list[TileData]) -> None:
+    def __init__(self, project: Project, tiles: list[TileData], epochs: int | None) -> None:
+        self.epochs = epochs or project.training.epochs
+        self.parameters = {"epochs": epochs}
         self.project, self.tiles, self.settings = project, tiles, project.training
         self.manifest = artifacts.read_manifest(project.paths.training) or {}
         if "folds" not in self.manifest:
@@ -112,9 +112,10 @@ class _Trainer:
         self.device = runtime.device(self.settings.device)
         self.half = runtime.is_half(self.settings.precision, self.device)
         self.state_file = project.paths.models / "training_state.pth"
-        self.sources = [path for path in (project.paths.training, project.paths.corrected) if path.exists()]
+        self.sources = [project.paths.training, project.paths.corrected]
         self.key = {
             "settings": project.settings("model", "training"),
+            "epochs": self.epochs,
             "tiles": [artifacts.fingerprint(path) for path in self.sources],
         }
         for member in range(self.members):
@@ -154,14 +155,12 @@ class _Trainer:
         artifacts.write_json(paths.models / "history.json", run.history)
         draw_history(run.history, paths.models / "history.png")
         settings = self.project.settings("model", "training")
-        artifacts.write_manifest(paths.model, step="train", inputs=self.sources, settings=settings)
+        artifacts.write_manifest(
+            paths.model, step="train", inputs=self.sources, settings=settings, parameters=self.parameters, code=CODE
+        )
         self.state_file.unlink(missing_ok=True)
         text = f"{paths.model}: validation IoU {metrics['validation_iou']:.3f}, test IoU {metrics['test_iou']}"
         return Trained(paths.model, metrics, text)
-
-    @property
-    def epochs(self) -> int:
-        return self.settings.epochs
 
     def probability(self, network: nn.Module, image: np.ndarray) -> np.ndarray:
         """Return the probability (height x width, float32) that a network gives a whole tile."""
@@ -203,7 +202,7 @@ class _Trainer:
         network = build(self.project.model)
         if run.network is not None or run.before:
             network.load_state_dict(run.network or run.before[run.member])
-        network = network.to(self.device, memory_format=torch.channels_last)
+        network = runtime.place(network, self.device)
         optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         if run.optimiser is not None:
             optimiser.load_state_dict(run.optimiser)
@@ -269,7 +268,7 @@ class _Trainer:
         for state in states:
             network = build(self.project.model.model_copy(update={"pretrained": False}))
             network.load_state_dict(state)
-            networks.append(network.to(self.device, memory_format=torch.channels_last))
+            networks.append(runtime.place(network, self.device))
         return networks
 
     def _measure(self, run: _Run, networks: list[nn.Module]) -> dict[str, Any]:

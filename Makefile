@@ -1,0 +1,68 @@
+# Two commands do all set-up on a fresh machine with python3 and make: `make run` and `make test`.
+VENV ?= .venv
+PYTHON ?= python3
+CONFIG ?= ml/config_sample.yaml
+BIN := $(VENV)/bin
+
+# PyPI's torch for Linux carries gigabytes of CUDA. Without an NVIDIA card, take the build for the CPU.
+TORCH_VERSION := 2.13.0
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
+  TORCH := torch==$(TORCH_VERSION)+cpu --extra-index-url $(TORCH_CPU_INDEX) --retries 1
+else
+  TORCH := torch==$(TORCH_VERSION)
+endif
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help run test lint format bench install clean
+
+help:
+	@echo "make run    build the sample town, judge its buildings, say where to look"
+	@echo "make test   run the tests        make lint   ruff and mypy"
+	@echo "make bench  measure the speed    make clean  remove the environment and what the steps wrote"
+
+run: $(VENV)/.run
+	@test -f data/sample/photo.tif || $(BIN)/historymap sample data/sample
+	$(BIN)/historymap run all --config $(CONFIG)
+	$(BIN)/historymap evaluate --config $(CONFIG) --truth data/sample/truth.csv
+	@echo
+	@echo "Look at: data/sample/buildings_verified.png   the map of verdicts"
+	@echo "         data/sample/buildings_verified.gpkg  the same for QGIS"
+	@echo "         data/sample/evaluation.png           how right they are"
+	@echo "Then:    $(BIN)/historymap status"
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/bench_generate.py
+	$(BIN)/python tests/benchmarks/bench_verify.py
+	$(BIN)/python tests/benchmarks/bench_predict.py
+
+install: $(VENV)/.test
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV) || { echo "python3 has no venv: apt-get install python3-venv (needs Python 3.11 or newer)"; exit 2; }
+	@touch $@
+
+# torch first and pinned, so that nothing that follows replaces it
+$(VENV)/.run: $(VENV)/.venv pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt $(TORCH)
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(PIP) install --constraint constraints.txt --editable ".[test,lint,bench]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) data/sample models/sample .pytest_cache .mypy_cache .ruff_cache .hypothesis

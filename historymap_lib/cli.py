@@ -1,0 +1,178 @@
+"""The `historymap` command, and the commands of the steps under their known names."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from historymap_lib import __version__, evaluation, sample, steps
+from historymap_lib.errors import HistorymapError
+from historymap_lib.project import load
+from historymap_lib.status import read_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from historymap_lib.steps import Step
+
+USER_ERROR, INTERRUPTED = 2, 130
+SAMPLE, FIRST_CASE = Path("ml/config_sample.yaml"), Path("ml/config_1937.yaml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the `historymap` command; return its exit code: 0 fine, 2 something the user can put right."""
+    options = _parser().parse_args(arguments)
+    return _guarded(lambda: options.run(options))
+
+
+def step_main(name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run one step as a command of its own (`scripts/`, `ml/train.py`, `ml/predict.py`); return the exit code."""
+    step = steps.find(name)
+    parser = argparse.ArgumentParser(description=f"{step.help[0].upper()}{step.help[1:]}.")
+    parser.add_argument("--config", type=Path, default=FIRST_CASE, help="settings of the case (default: %(default)s)")
+    _add_parameters(parser, step)
+    options = parser.parse_args(arguments)
+
+    def run() -> None:
+        print(steps.run(load(options.config), name, force=True, **_given(options, step)))
+
+    return _guarded(run)
+
+
+def _guarded(run: Callable[[], Any]) -> int:
+    """Run something; a user's error is a sentence and no traceback."""
+    try:
+        run()
+    except HistorymapError as error:
+        print(f"historymap: {error}", file=sys.stderr)
+        return USER_ERROR
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"historymap: {where}{error.strerror}; make room or give access, and run it again", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("historymap: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="historymap",
+        description="Which of today's buildings already stood when an old aerial photo was taken?",
+        epilog="Start with: historymap sample && historymap run all",
+    )
+    parser.add_argument("--version", action="version", version=f"historymap {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_sample(commands)
+    _add_run(commands)
+    _add_status(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _add_sample(commands: Any) -> None:
+    parser = commands.add_parser("sample", help="make the sample town: a photo, today's buildings, and the truth")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("data/sample"), help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1937, help="another seed, another town (default: %(default)s)")
+    parser.set_defaults(run=_sample)
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser("run", help="run a step, or all")
+    names = parser.add_subparsers(metavar="STEP", required=True)
+    for step in steps.STEPS.values():
+        one = names.add_parser(step.name, help=step.help)
+        _add_config(one)
+        one.add_argument("--force", action="store_true", help="run it even if it is up to date")
+        _add_parameters(one, step)
+        one.set_defaults(run=_run_step, step=step)
+    every = names.add_parser("all", help=", ".join(steps.ALL))
+    _add_config(every)
+    every.add_argument("--force", action="store_true", help="run also what is up to date")
+    every.set_defaults(run=_run_all)
+
+
+def _add_status(commands: Any) -> None:
+    parser = commands.add_parser("status", help="what a case has, and what to do next")
+    _add_config(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.set_defaults(run=_status)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser("evaluate", help="measure the verdicts of a case against a table of truth")
+    _add_config(parser)
+    parser.add_argument("--truth", type=Path, required=True, help="CSV with the columns osm_id, existed")
+    parser.add_argument("--verdicts", type=Path, help="default: paths.verified of the case")
+    parser.add_argument("--output", type=Path, help="folder of evaluation.json and .png (default: beside the verdicts)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    default = Path(os.environ.get("HISTORYMAP_CONFIG", SAMPLE))
+    parser.add_argument("--config", type=Path, default=default, help="settings of the case (default: %(default)s)")
+
+
+def _add_parameters(parser: argparse.ArgumentParser, step: Step) -> None:
+    for parameter in step.parameters:
+        flag = f"--{parameter.flag or parameter.name}"
+        if parameter.kind is bool:
+            parser.add_argument(flag, dest=parameter.name, action="store_true", default=None, help=parameter.help)
+        else:
+            kind = _positive if parameter.kind is int else parameter.kind
+            name = parameter.kind.__name__.upper()
+            parser.add_argument(flag, dest=parameter.name, type=kind, metavar=name, help=parameter.help)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _given(options: argparse.Namespace, step: Step) -> dict[str, Any]:
+    """Return the parameters that were given."""
+    values = {parameter.name: getattr(options, parameter.name) for parameter in step.parameters}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _sample(options: argparse.Namespace) -> None:
+    made = sample.make_sample(options.folder, seed=options.seed)
+    for what in ("photo", "footprints", "truth", "preview"):
+        print(f"{what:<12}{getattr(made, what)}")
+
+
+def _run_step(options: argparse.Namespace) -> None:
+    given = _given(options, options.step)
+    print(steps.run(load(options.config), options.step.name, force=options.force, **given))
+
+
+def _run_all(options: argparse.Namespace) -> None:
+    project = load(options.config)
+    for name in steps.ALL:
+        print(steps.run(project, name, force=options.force), flush=True)
+
+
+def _status(options: argparse.Namespace) -> None:
+    status = read_status(load(options.config))
+    print(json.dumps(status.as_dict(), indent=2) if options.json else status.table())
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    project = load(options.config)
+    verdicts = options.verdicts or project.paths.verified
+    measured = evaluation.evaluate(verdicts, options.truth)
+    report, picture = evaluation.write(measured, options.output or verdicts.parent)
+    print(f"{measured.summary()}\n\n{report}\n{picture}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,149 @@
+"""The table of steps: what each is called, what it takes, and whether what it made is still up to date.
+
+The command line, and later the jobs and the forms of the notebooks, all read this one table.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from historymap_lib import artifacts
+from historymap_lib.errors import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from historymap_lib.project import Project
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a step; `flag` is its name on the command line where that differs from the function's."""
+
+    name: str
+    kind: type
+    help: str
+    flag: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: the function behind it as `module:name`, its parameters, and what it makes."""
+
+    name: str
+    function: str
+    help: str
+    parameters: tuple[Parameter, ...]
+    makes: Callable[[Project], Path]
+
+    def load(self) -> Callable[..., Any]:
+        """Return the function; imported only now, since torch takes seconds."""
+        module, name = self.function.split(":")
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return function
+
+
+STEPS = {
+    step.name: step
+    for step in (
+        Step(
+            "generate-training",
+            "historymap_lib.training_data:generate",
+            "cut training tiles from the photo, with masks from today's footprints",
+            (
+                Parameter("tiles", int, "how many tiles, the most useful first (default: tiles.count of the settings)"),
+                Parameter("output", Path, "folder of the tiles (default: paths.training)"),
+            ),
+            lambda project: project.paths.training,
+        ),
+        Step(
+            "train",
+            "ml.train:train",
+            "train the U-Net on the tiles, corrected ones first",
+            (
+                Parameter("epochs", int, "how many epochs (default: training.epochs)"),
+                Parameter("resume", bool, "go on where a training was cut off"),
+            ),
+            lambda project: project.paths.model,
+        ),
+        Step(
+            "predict",
+            "ml.predict:predict",
+            "predict the probability of building for the whole photo",
+            (),
+            lambda project: project.paths.probability,
+        ),
+        Step(
+            "verify",
+            "historymap_lib.verification:verify",
+            "judge every building: existed, not existed, unsure",
+            (),
+            lambda project: project.paths.verified,
+        ),
+        Step(
+            "apply-annotations",
+            "historymap_lib.corrections:apply",
+            "correct the training tiles by what people have judged, and verify again",
+            (
+                Parameter("file", Path, "annotations to add to those of the case first", flag="annotations"),
+                Parameter("output", Path, "folder of the corrected tiles (default: paths.corrected)"),
+            ),
+            lambda project: project.paths.corrected,
+        ),
+    )
+}
+ALL = ("generate-training", "train", "predict", "verify")
+"""What `run all` does, in this order."""
+
+
+def run(project: Project, name: str, *, force: bool = False, **parameters: Any) -> str:
+    """Run a step unless what it would make is up to date, and return a sentence on what was done.
+
+    Raises:
+        StepError: there is no such step or parameter.
+        HistorymapError: whatever the step raises.
+
+    """
+    step = find(name)
+    unknown = set(parameters) - {parameter.name for parameter in step.parameters}
+    if unknown:
+        raise StepError(f"{name} takes no {', '.join(sorted(unknown))}; see historymap run {name} --help")
+    reason = why_outdated(project, step, parameters)
+    if reason is None and not force:
+        return f"{name}: skipped, {step.makes(project)} is up to date (--force runs it all the same)"
+    result = step.load()(project, **parameters)
+    return f"{name}: {result.summary}"
+
+
+def find(name: str) -> Step:
+    """Return the step of this name.
+
+    Raises:
+        StepError: there is none.
+
+    """
+    if name not in STEPS:
+        raise StepError(f"there is no step {name}; the steps are {', '.join(STEPS)}")
+    return STEPS[name]
+
+
+def why_outdated(project: Project, step: Step, parameters: dict[str, Any]) -> str | None:
+    """Return why a step must run, or None where its inputs, settings, parameters and code are as when it last ran."""
+    artifact = step.makes(project)
+    manifest = artifacts.read_manifest(artifact)
+    if not artifact.exists() or manifest is None:
+        return "it has not run yet"
+    if any(parameters.get(key) is not None for key in ("output", "file")) or parameters.get("resume"):
+        return "it is asked to write elsewhere, or to go on"
+    asked = {key: value for key, value in parameters.items() if key != "resume"}
+    if any(manifest.get("parameters", {}).get(key) != value for key, value in asked.items()):
+        return "other parameters are asked for"
+    settings = manifest.get("settings", {})
+    if project.settings(*settings) != settings:
+        return "its settings have changed"
+    changed = [path for path, known in manifest["inputs"].items() if artifacts.fingerprint(Path(path)) != known]
+    changed += [name for name, known in manifest["code"].items() if artifacts.code_fingerprint(name) != known]
+    return f"{changed[0]} has changed" if changed else None

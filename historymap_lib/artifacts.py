@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 PARTIAL = ".partial-"
 """Prefix of unfinished files; left over only by a kill, and swept by the next writer of the same target."""
 
-OLD = "old"
+OLD = ".old"
+"""Suffix of what a writer has moved aside, within its own unfinished folder."""
+
 MANIFEST = "manifest.json"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -62,12 +65,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         partial = Path(folder) / path.name
         partial.mkdir()
         yield partial
-        for item in partial.rglob("*"):
+        for item in (*partial.rglob("*"), partial):
             _sync(item)
-        if path.exists() and not _exchange(partial, path):
-            path.replace(Path(folder) / OLD)
-        if not path.exists():
-            partial.replace(path)
+        _put(partial, path)
     _sync(path.parent)
 
 
@@ -92,11 +92,14 @@ def read_json(path: Path) -> Any | None:
 
 def sweep(path: Path) -> None:
     """Remove what writers of `path` that no longer live have left behind, bringing back what one had moved aside."""
-    for left in path.parent.glob(f"{PARTIAL}{path.name}-*"):
-        owner = left.name.removeprefix(f"{PARTIAL}{path.name}-").split("-")[0]
-        if owner.isdigit() and not _alive(int(owner)):
-            if (left / OLD).exists() and not path.exists():
-                (left / OLD).replace(path)
+    mine = re.compile(re.escape(f"{PARTIAL}{path.name}-") + r"(\d+)-\w+")  # not those of `name-1-2` for `name`
+    for left in path.parent.iterdir():
+        owner = mine.fullmatch(left.name)
+        if owner and not _alive(int(owner[1])):
+            aside = left / (path.name + OLD)
+            if not path.exists():
+                with suppress(OSError):  # as a rule there is none; or another writer was faster
+                    aside.replace(path)
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -109,8 +112,9 @@ def fingerprint(path: Path) -> str:
         return ""
     digest = hashlib.sha256()
     for item in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if item.is_file() and item != path / MANIFEST and not any(part.startswith(PARTIAL) for part in item.parts):
-            digest.update(str(item.relative_to(path)).encode())
+        name = item.relative_to(path)
+        if item.is_file() and name != Path(MANIFEST) and not any(part.startswith(PARTIAL) for part in name.parts):
+            digest.update(str(name).encode())
             with item.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -168,13 +172,31 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def _put(folder: Path, path: Path) -> None:
+    """Let `folder` take the place of `path`, in one step where that can be, whatever other writers do meanwhile."""
+    if _exchange(folder, path):
+        return
+    try:
+        folder.replace(path)  # there is none yet
+    except OSError:
+        if not _exchange(folder, path):  # there is one by now
+            aside = folder.with_name(path.name + OLD)
+            path.replace(aside)
+            try:
+                folder.replace(path)
+            except BaseException:
+                aside.replace(path)
+                raise
+
+
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step, by Linux's renameat2(2), which Python does not offer; False where it cannot."""
     try:
         renameat2 = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):
         return False
-    return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+    done: int = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return done == 0
 
 
 def _sync(path: Path) -> None:

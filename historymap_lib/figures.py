@@ -258,7 +258,9 @@ def _mark_best(axes: Axes, records: list[dict[str, Any]], start: int, color: str
     scored = [one for one in records if one.get("iou") is not None]
     if scored:
         best = max(scored, key=lambda one: one["iou"])
-        axes.plot(start + best["epoch"], best["iou"], "*", color=color, markersize=14, markeredgecolor="white", zorder=4)
+        axes.plot(
+            start + best["epoch"], best["iou"], "*", color=color, markersize=14, markeredgecolor="white", zorder=4
+        )
 
 
 def _name_rounds(upper: Axes, lower: Axes, starts: dict[int, int], history: list[dict[str, Any]]) -> None:

@@ -6,6 +6,8 @@ format is brought onto the grid while reading, a window at a time, and memory do
 
 from __future__ import annotations
 
+import math
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -13,12 +15,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import rasterio
 from pyproj import CRS
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
-from shapely import box
 
 from historymap_lib.errors import PhotoError
 from historymap_lib.tiles import Grid
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from historymap_lib.project import FilePhoto, Project
+
+Bounds = tuple[float, float, float, float]
+"""West, south, east, north."""
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601: how bright red, green and blue look
 RGB = 3
@@ -41,10 +45,11 @@ class Photo:
 
     def __init__(self, sources: list[_Source], grid: Grid) -> None:
         self.grid = grid
-        self._sources = sources
-        self._stack = ExitStack()
-        for source in sources:
-            source.open(grid, self._stack)
+        self._sources = [source for source in sources if _overlap(source.bounds_in(grid.crs), grid.bounds)]
+        with ExitStack() as stack:
+            for source in self._sources:
+                source.open(grid, stack)
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -79,10 +84,10 @@ def open_photo(project: Project) -> Photo:
     """
     sources = [_Source(path, project.photo) for path in _files(project)]  # type: ignore[arg-type]
     covered = [source.bounds_in(project.crs) for source in sources]
-    outer = np.array(covered)
-    whole = (*outer[:, :2].min(axis=0), *outer[:, 2:].max(axis=0))
+    west, south, east, north = zip(*covered, strict=True)
+    whole = min(west), min(south), max(east), max(north)
     grid = Grid.over(_bounds(project) or whole, project.crs, project.tiles.resolution)
-    if not any(grid.polygon.intersects(box(*bounds)) for bounds in covered):
+    if not any(_overlap(grid.bounds, bounds) for bounds in covered):
         raise PhotoError(
             f"{project.file}: area.bounds {project.area.bounds} lies outside the photo {sources[0].path}, "
             f"which covers {_rounded(whole)} in {project.area.crs}; correct the one or the other"
@@ -111,20 +116,25 @@ def _files(project: Project) -> list[Path]:
     return files
 
 
-def _bounds(project: Project) -> tuple[float, float, float, float] | None:
+def _bounds(project: Project) -> Bounds | None:
     """Return the bounds of the area in the CRS of the case, or None for the whole photo."""
     area = project.area
     if area.bounds is None:
         return None
     west, south, east, north = area.bounds
-    return _reproject(CRS.from_user_input(area.bounds_crs), project.crs, (west, south, east, north))
+    what = f"{project.file}: area.bounds {area.bounds} in area.bounds_crs {area.bounds_crs}"
+    return _reproject(CRS.from_user_input(area.bounds_crs), project.crs, (west, south, east, north), what)
 
 
-def _reproject(
-    source: CRS, target: CRS, bounds: tuple[float, float, float, float]
-) -> tuple[float, float, float, float]:
+def _reproject(source: CRS, target: CRS, bounds: Bounds, what: str) -> Bounds:
     west, south, east, north = transform_bounds(source.to_wkt(), target.to_wkt(), *bounds, densify_pts=21)
+    if not all(math.isfinite(value) for value in (west, south, east, north)):
+        raise PhotoError(f"{what} cannot be placed in {target.name}; correct the numbers or the CRS that they are in")
     return west, south, east, north
+
+
+def _overlap(one: Bounds, other: Bounds) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _rounded(bounds: tuple[float, ...]) -> str:
@@ -153,26 +163,35 @@ class _Source:
             if dataset.crs is None or dataset.transform.is_identity:
                 raise PhotoError(f"{path}: does not say where it lies (no CRS or no transform); georeference it first")
             self._crs = CRS.from_user_input(dataset.crs)
-            left, bottom, right, top = dataset.bounds
-            self._bounds = (left, bottom, right, top)
-            self._alpha = ColorInterp.alpha in dataset.colorinterp
+            if not (self._crs.is_projected or self._crs.is_geographic):
+                raise PhotoError(
+                    f"{path}: has the CRS {self._crs.name}, which is nowhere on Earth; georeference it first"
+                )
+            self._bounds = _corners(dataset)
             colours = [i for i, what in enumerate(dataset.colorinterp, 1) if what != ColorInterp.alpha]
             self._bands = colours[:RGB] if len(colours) >= RGB else colours[:1]
             self._palette = _palette(dataset)
-            eight_bit = dataset.dtypes[0] == "uint8"
-            self._stretch = None if eight_bit else self._measure(dataset)
 
-    def bounds_in(self, crs: CRS) -> tuple[float, float, float, float]:
+    def bounds_in(self, crs: CRS) -> Bounds:
         """Return the bounds of the file in another CRS."""
-        return _reproject(self._crs, crs, self._bounds)
+        what = f"{self.path}: the bounds {_rounded(self._bounds)} in {self._crs.name}"
+        return _reproject(self._crs, crs, self._bounds, what)
 
     def open(self, grid: Grid, stack: ExitStack) -> None:
         """Open the warped view onto the grid."""
-        self._extent = self.bounds_in(grid.crs)
+        self._grid, self._extent = grid, self.bounds_in(grid.crs)
         dataset = stack.enter_context(self._opened())
+        self._stretch = None if dataset.dtypes[0] == "uint8" else self._measure(dataset)
         west, south, east, north = self._extent
         finer = max(east - west, north - south) / max(dataset.width, dataset.height) * FINER < grid.resolution
         smooth = Resampling.average if finer else Resampling.cubic
+        nodata = dataset.nodata if self._settings.nodata is None else self._settings.nodata
+        if nodata is None and "float" in dataset.dtypes[0]:
+            nodata = math.nan
+        alpha = ColorInterp.alpha in dataset.colorinterp
+        masked = alpha or MaskFlags.per_dataset in dataset.mask_flag_enums[0]
+        self._hidden = nodata if masked else None  # GDAL knows either a mask or a value
+        self._mask = dataset.colorinterp.index(ColorInterp.alpha) + 1 if alpha else dataset.count + 1
         self._view = stack.enter_context(
             WarpedVRT(
                 dataset,
@@ -181,16 +200,14 @@ class _Source:
                 width=grid.width,
                 height=grid.height,
                 resampling=Resampling.nearest if self._palette is not None else smooth,
-                src_nodata=self._settings.nodata if self._settings.nodata is not None else dataset.nodata,
-                add_alpha=not self._alpha,
+                src_nodata=None if masked else nodata,
+                add_alpha=not alpha,
             )
         )
-        self._grid = grid
 
-    def touches(self, bounds: tuple[float, float, float, float]) -> bool:
+    def touches(self, bounds: Bounds) -> bool:
         """Say whether the file reaches into these bounds (in the CRS of the grid)."""
-        west, south, east, north = self._extent
-        return west < bounds[2] and bounds[0] < east and south < bounds[3] and bounds[1] < north
+        return _overlap(self._extent, bounds)
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Return grey values and validity; a warped view cannot read beyond its edge, so this pads."""
@@ -200,22 +217,25 @@ class _Source:
         right = min(self._grid.width, window.col_off + window.width)
         bottom = min(self._grid.height, window.row_off + window.height)
         if right > left and bottom > top:
+            inside = Window(left, top, right - left, bottom - top)
             try:
-                values = self._view.read(
-                    [*self._bands, self._view.count], window=Window(left, top, right - left, bottom - top)
-                )
+                values = self._view.read([*self._bands, self._mask], window=inside)
             except RasterioError as error:
-                raise PhotoError(f"{self.path}: cannot be read to its end ({error}); the file is damaged") from error
+                raise self._damaged(error) from error
+            bands, covered = values[:-1], values[-1] > 0
+            if self._hidden is not None:
+                covered &= (bands != self._hidden).any(axis=0)
             part = np.s_[top - window.row_off : bottom - window.row_off, left - window.col_off : right - window.col_off]
-            grey[part] = self._grey(values[:-1])
-            valid[part] = values[-1] > 0
+            grey[part] = self._grey(bands)
+            valid[part] = covered & np.isfinite(bands).all(axis=0)
             grey[~valid] = 0
         return grey, valid
 
     def _grey(self, bands: np.ndarray) -> np.ndarray:
         if self._palette is not None:
-            return np.take(self._palette, bands[0])
-        values = bands[0] if len(bands) == 1 else np.tensordot(LUMA, bands, axes=1)
+            grey: np.ndarray = self._palette[np.minimum(bands[0], len(self._palette) - 1)]
+            return grey
+        values = _brightness(bands)
         return values.round().astype(np.uint8) if self._stretch is None else self._stretch(values)
 
     def _measure(self, dataset: rasterio.DatasetReader) -> _Stretch:
@@ -223,35 +243,47 @@ class _Source:
         scale = max(1.0, max(dataset.shape) / PREVIEW)
         shape = (len(self._bands), max(1, round(dataset.height / scale)), max(1, round(dataset.width / scale)))
         try:
-            values = dataset.read(self._bands, out_shape=shape, masked=True).astype(float)
+            values = dataset.read(self._bands, out_shape=shape, masked=True)
         except RasterioError as error:
-            raise PhotoError(f"{self.path}: cannot be read ({error}); the file is damaged") from error
+            raise self._damaged(error) from error
         if self._settings.nodata is not None:
             values = np.ma.masked_equal(values, self._settings.nodata)
-        grey = values[0] if len(values) == 1 else np.ma.dot(LUMA, values.reshape(RGB, -1))
-        grey = np.ma.masked_invalid(grey).compressed()
+        grey = _brightness(values.data.astype(float))[~np.ma.getmaskarray(values).all(axis=0)]
+        grey = grey[np.isfinite(grey)]
         if grey.size == 0:
             return _Stretch(0, 1)
         low, high = np.quantile(grey, self._settings.stretch)
         return _Stretch(float(low), float(high))
 
-    def _opened(self) -> rasterio.DatasetReader:
-        import warnings  # noqa: PLC0415 - rasterio warns where we raise
+    def _damaged(self, error: RasterioError) -> PhotoError:
+        return PhotoError(f"{self.path}: cannot be read to its end ({error.__cause__ or error}); the file is damaged")
 
+    def _opened(self) -> rasterio.DatasetReader:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # it warns where we raise
             try:
                 return rasterio.open(self.path)
             except RasterioError as error:
                 raise PhotoError(f"{self.path}: is no raster that GDAL can open ({error}); give another") from error
 
 
+def _corners(dataset: rasterio.DatasetReader) -> Bounds:
+    """Return the bounds, also of a file that is rotated or south up."""
+    a, b, c, d, e, f = dataset.transform[:6]
+    corners = [(0, 0), (dataset.width, 0), (0, dataset.height), (dataset.width, dataset.height)]
+    x, y = [a * i + b * j + c for i, j in corners], [d * i + e * j + f for i, j in corners]
+    return min(x), min(y), max(x), max(y)
+
+
+def _brightness(bands: np.ndarray) -> np.ndarray:
+    """Return how bright a grey band, or red, green and blue, look."""
+    grey: np.ndarray = bands[0] if len(bands) == 1 else np.tensordot(LUMA, bands, axes=1)
+    return grey
+
+
 def _palette(dataset: rasterio.DatasetReader) -> np.ndarray | None:
-    """Return the grey value of each palette entry (256, uint8), or None where the file has no palette."""
+    """Return the grey value of each palette entry (uint8), or None where the file has no palette."""
     if dataset.colorinterp[0] != ColorInterp.palette:
         return None
-    table = np.zeros((256, RGB))
-    for index, colour in dataset.colormap(1).items():
-        table[index] = colour[:RGB]
-    grey: np.ndarray = (table @ LUMA).round().astype(np.uint8)
-    return grey
+    colours = np.array([colour[:RGB] for _, colour in sorted(dataset.colormap(1).items())])
+    return _brightness(colours.T).round().astype(np.uint8)

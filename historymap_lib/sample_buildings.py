@@ -21,10 +21,10 @@ Rng = np.random.Generator
 FloatArray = NDArray[np.float64]
 
 DEMOLISHED = 0.065  # of the old stock: in the photo, not on the map; farms that estates swallow come on top
-REPLACED = 0.055  # of today's buildings: another one stood on the plot
-PLACE_TRIES = 14
+REPLACED = 0.043  # of today's buildings: another one stood on the plot
+PLACE_TRIES = 20
 MIN_COURTYARD = 30.0  # metres, the shorter side of a block around one
-REPLACED_OVERLAP = 0.2, 0.85  # of the smaller of the two outlines
+REPLACED_OVERLAP = 0.15, 0.6  # of the smaller of the two outlines
 ANNEX = frozenset({"garage", "shed"})
 SPECIAL = frozenset({"church", "school"})
 
@@ -371,7 +371,7 @@ def _replace(rng: Rng, site: Site, index: int) -> bool:
     for _ in range(PLACE_TRIES):
         size = area * rng.uniform(0.45, 1.5)
         wings = house(rng, area=(size * 0.95, size * 1.05))
-        away, turn = rng.uniform(1.5, 6), rng.uniform(0, 2 * pi)
+        away, turn = rng.uniform(2.5, 8), rng.uniform(0, 2 * pi)
         angle = new.wings[-1].angle + rng.choice([0, pi / 2, 0.2, -0.2])
         wings = placed(wings, middle.x + away * cos(turn), middle.y + away * sin(turn), angle)
         old = Building(wings, new.tag, today=False)

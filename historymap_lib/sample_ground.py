@@ -24,7 +24,7 @@ PARCELS = {  # how often each kind of field
     "meadow": 0.2, "hay": 0.14, "grain": 0.18, "plough": 0.15, "pasture": 0.12, "orchard": 0.06, "wood": 0.1,
     "allotment": 0.05,
 }  # fmt: skip
-WOODED = 0.3  # of the districts that were not built on
+WOODED = 0.33  # of the ground that was not built on
 TREE_DENSITY = {"wood": 1 / 17, "pasture": 1 / 450, "meadow": 1 / 1500, "court": 1 / 420, "yard": 1 / 900}  # a m2
 GARDEN_TREES = 1 / 520, 1 / 170  # a m2
 SITE_COVER = {"centre": "court", "industry": "yard", "farm": "yard"}
@@ -57,8 +57,12 @@ class Ground:
 def cover(rng: Rng, town: Town) -> Ground:
     """Return what covers the ground of the photo's time."""
     ground = Ground()
-    for part in town.open_ground:
-        _fields(rng, ground, *part)
+    seen, woods = rng.uniform(0, town.size**2 / 20), 0.0
+    for part, angle in town.open_ground:
+        seen += part.area
+        wooded = woods < WOODED * seen  # by area, so that the estates of no town all lie on fields
+        woods += part.area * wooded
+        _fields(rng, ground, part, angle, wooded=wooded)
     for site in town.old:
         _site(rng, ground, site)
     _streets(rng, ground, town)
@@ -67,11 +71,10 @@ def cover(rng: Rng, town: Town) -> Ground:
     return ground
 
 
-def _fields(rng: Rng, ground: Ground, area: Any, angle: float) -> None:
+def _fields(rng: Rng, ground: Ground, area: Any, angle: float, *, wooded: bool) -> None:
     """Divide open ground into parcels, or leave it a wood."""
     if area.is_empty:
         return
-    wooded = chance(rng, WOODED)
     for parcel in _parcels(rng, area, angle):
         kind = "wood" if wooded and chance(rng, 0.9) else str(rng.choice(list(PARCELS), p=list(PARCELS.values())))
         _parcel(rng, ground, parcel, kind, angle + rng.choice([0, pi / 2], p=[0.75, 0.25]))

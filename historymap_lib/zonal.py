@@ -11,6 +11,8 @@ Footprints too small to hold the centre of a pixel are weighted by the share of 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ import shapely
 from exactextract import exact_extract
 from exactextract.feature import JSONFeatureSource
 from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
 from shapely.geometry import mapping
 
 from historymap_lib.errors import VerificationError
@@ -36,12 +39,12 @@ ONE = 254
 """The pixel value that stands for probability 1."""
 LIKELY = 127
 """The pixel value that stands for probability 0.5."""
-WINDOW = 2048
-"""Side of the windows read, pixels: whole blocks of a COG, and sums that stay below 2**31."""
+WINDOW = (512, 8192)
+"""Rows and columns of the windows read: whole blocks of a COG, and wide, since whole rows are added up at once."""
 
 
 def footprint_statistics(
-    raster: Path, shapes: NDArray[Any] | gpd.GeoSeries, *, nodata: int = 255, window: int = WINDOW
+    raster: Path, shapes: NDArray[Any] | gpd.GeoSeries, *, nodata: int = 255, window: tuple[int, int] = WINDOW
 ) -> pd.DataFrame:
     """Return what the raster says under each footprint, one row a shape in the order given.
 
@@ -49,7 +52,7 @@ def footprint_statistics(
         raster: one band of uint8, north up; 0 to 254 stand for probabilities of 0 to 1.
         shapes: valid polygons or multipolygons in the CRS of the raster; empty ones and None have no pixels.
         nodata: the pixel value that stands for no data.
-        window: side of the windows that are read one at a time, pixels; memory is bounded by it.
+        window: rows and columns that are read at a time; memory is bounded by it.
 
     Returns:
         `pixels`: how many pixels the footprint covers, those beyond the raster too. The number of pixel centres in
@@ -76,12 +79,14 @@ def footprint_statistics(
         raise VerificationError(f"{raster}: cannot be read ({error}); run predict again") from error
     pixels = np.where(within & (sums["centres"] > 0), sums["centres"], area)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return pd.DataFrame({
-            "pixels": pixels,
-            "coverage": np.where(pixels > 0, np.minimum(sums["valid"] / pixels, 1.0), 0.0),
-            "mean": sums["value"] / sums["valid"] / ONE,
-            "overlap": sums["likely"] / sums["valid"],
-        })
+        return pd.DataFrame(
+            {
+                "pixels": pixels,
+                "coverage": np.where(pixels > 0, np.minimum(sums["valid"] / pixels, 1.0), 0.0),
+                "mean": sums["value"] / sums["valid"] / ONE,
+                "overlap": sums["likely"] / sums["valid"],
+            }
+        )
 
 
 def _check(dataset: DatasetReader) -> None:
@@ -100,30 +105,43 @@ def _within(shapes: NDArray[Any], bounds: tuple[float, float, float, float]) -> 
 
 
 def _sum_windows(
-    dataset: DatasetReader, shapes: NDArray[Any], nodata: int, side: int
+    dataset: DatasetReader, shapes: NDArray[Any], nodata: int, size: tuple[int, int]
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
     """Return sums over the pixels of each shape, and which shapes may touch the raster.
 
     The sums are whole numbers: `centres` in the raster, `valid` ones, those that are `likely`, and the total `value`.
     """
     sums = {name: np.zeros(len(shapes)) for name in ("centres", "valid", "likely", "value")}
-    windows = list(_windows(dataset, side))
+    windows = list(_windows(dataset, size))
     boxes = shapely.box(*np.array([dataset.window_bounds(window) for window in windows]).T)
     which, touching = shapely.STRtree(shapes).query(boxes)
-    for number in np.unique(which):
-        window, here = windows[number], touching[which == number]
-        crossings = _Crossings(shapes[here], dataset.window_transform(window), window.height, window.width)
-        for name, values in crossings.sums(dataset.read(1, window=window), nodata).items():
+    numbers, transform = np.unique(which), dataset.transform
+    for number, pixels in zip(numbers, _read_ahead(dataset, [windows[n] for n in numbers]), strict=True):
+        here = touching[which == number]
+        crossings = _Crossings(shapes[here], window_transform(windows[number], transform), *pixels.shape)
+        for name, values in crossings.sums(pixels, nodata).items():
             sums[name][here] += values
     touched = np.zeros(len(shapes), dtype=bool)
     touched[touching] = True
     return sums, touched
 
 
-def _windows(dataset: DatasetReader, side: int) -> Iterator[Window]:
-    for row in range(0, dataset.height, side):
-        for column in range(0, dataset.width, side):
-            yield Window(column, row, min(side, dataset.width - column), min(side, dataset.height - row))
+def _windows(dataset: DatasetReader, size: tuple[int, int]) -> Iterator[Window]:
+    rows, columns = size
+    for row in range(0, dataset.height, rows):
+        for column in range(0, dataset.width, columns):
+            yield Window(column, row, min(columns, dataset.width - column), min(rows, dataset.height - row))
+
+
+def _read_ahead(dataset: DatasetReader, windows: list[Window]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pixels of each window; a thread reads the next one while the caller works on this one."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = [reader.submit(dataset.read, 1, window=window) for window in windows[:1]]
+        for following in [*windows[1:], None]:
+            pixels = coming.pop().result()
+            if following is not None:
+                coming.append(reader.submit(dataset.read, 1, window=following))
+            yield pixels
 
 
 class _Crossings:
@@ -160,17 +178,19 @@ class _Crossings:
     def sums(self, pixels: NDArray[np.uint8], nodata: int) -> dict[str, NDArray[np.float64]]:
         """Return the sums of `_sum_windows` over each shape's part of the window (uint8, rows x columns)."""
         valid = pixels != nodata
+        centres = self._sum(self.row)
         return {
-            "centres": self._sum(self.row),
-            "valid": self._sum_pixels(valid),
+            "centres": centres,
+            "valid": centres if valid.all() else self._sum_pixels(valid),
             "likely": self._sum_pixels((pixels >= LIKELY) & valid),
-            "value": self._sum_pixels(np.where(valid, pixels, 0)),
+            "value": self._sum_pixels(pixels * valid),
         }
 
     def _sum_pixels(self, pixels: NDArray[Any]) -> NDArray[np.float64]:
         total = np.zeros((pixels.shape[0] + 1, pixels.shape[1]), dtype=np.int32)
-        for above, row, below in zip(total, pixels, total[1:], strict=False):  # 3 to 20 times faster than np.cumsum
-            np.add(above, row, out=below)
+        total[1:] = pixels
+        for above, below in pairwise(total):  # whole rows at once: several times faster than np.cumsum
+            np.add(above, below, out=below)
         return self._sum(total.ravel()[self.pixel])
 
     def _sum(self, above: NDArray[Any]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from historymap_lib import artifacts
 from historymap_lib.errors import AnnotationsError
@@ -34,6 +34,21 @@ class Annotation(BaseModel):
     annotator: str = ""
     created_at: str = ""
     reason: str = ""
+
+    @field_validator("created_at")
+    @classmethod
+    def _a_time(cls, value: str) -> str:
+        if value:
+            datetime.fromisoformat(value)  # whose error says what is wrong
+        return value
+
+    @property
+    def when(self) -> datetime | None:
+        """The time of the judgement, in UTC where it does not say; None where it has none."""
+        if not self.created_at:
+            return None
+        time = datetime.fromisoformat(self.created_at)
+        return time if time.tzinfo else time.replace(tzinfo=UTC)
 
     @property
     def building_id(self) -> str:
@@ -71,7 +86,7 @@ def merge(annotations: Iterable[Annotation]) -> dict[str, Annotation]:
     latest: dict[str, Annotation] = {}
     for annotation in annotations:
         before = latest.get(annotation.building_id)
-        if before is None or not annotation.created_at or annotation.created_at >= before.created_at:
+        if before is None or before.when is None or annotation.when is None or annotation.when >= before.when:
             latest[annotation.building_id] = annotation
     return latest
 

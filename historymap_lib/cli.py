@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioIOError
+
 from historymap_lib import __version__, evaluation, sample, steps
 from historymap_lib.errors import HistorymapError
 from historymap_lib.project import load
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def step_main(name: str, arguments: Sequence[str] | None = None) -> int:
     """Run one step as a command of its own (`scripts/`, `ml/train.py`, `ml/predict.py`); return the exit code."""
     step = steps.find(name)
-    parser = argparse.ArgumentParser(description=f"{step.help[0].upper()}{step.help[1:]}.")
+    parser = argparse.ArgumentParser(description=_sentence(step.help))
     parser.add_argument("--config", type=Path, default=FIRST_CASE, help="settings of the case (default: %(default)s)")
     _add_parameters(parser, step)
     options = parser.parse_args(arguments)
@@ -43,12 +46,20 @@ def step_main(name: str, arguments: Sequence[str] | None = None) -> int:
     return _guarded(run)
 
 
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def _guarded(run: Callable[[], Any]) -> int:
     """Run something; a user's error is a sentence and no traceback."""
     try:
         run()
     except HistorymapError as error:
         print(f"historymap: {error}", file=sys.stderr)
+        return USER_ERROR
+    except (RasterioIOError, CPLE_BaseError) as error:  # from GDAL as it writes; reading is guarded where it is done
+        reason = error.__cause__ or error
+        print(f"historymap: a raster cannot be written ({reason}); make room, and run it again", file=sys.stderr)
         return USER_ERROR
     except OSError as error:
         if error.strerror is None:
@@ -77,40 +88,46 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _command(commands: Any, name: str, text: str) -> Any:
+    """Return the parser of a command, which tells in its own help what it does."""
+    return commands.add_parser(name, help=text, description=_sentence(text))
+
+
 def _add_sample(commands: Any) -> None:
-    parser = commands.add_parser("sample", help="make the sample town: a photo, today's buildings, and the truth")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("data/sample"), help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=1937, help="another seed, another town (default: %(default)s)")
+    parser = _command(commands, "sample", "make the sample town: a photo, today's buildings, and the truth")
+    where = Path("data/sample")
+    parser.add_argument("folder", type=Path, nargs="?", default=where, help="where to put it (default: %(default)s)")
+    parser.add_argument("--seed", type=_natural, default=1937, help="another seed, another town (default: %(default)s)")
     parser.set_defaults(run=_sample)
 
 
 def _add_run(commands: Any) -> None:
-    parser = commands.add_parser("run", help="run a step, or all")
+    parser = _command(commands, "run", "run a step unless what it makes is up to date, or all steps")
     names = parser.add_subparsers(metavar="STEP", required=True)
     for step in steps.STEPS.values():
-        one = names.add_parser(step.name, help=step.help)
+        one = _command(names, step.name, step.help)
         _add_config(one)
         one.add_argument("--force", action="store_true", help="run it even if it is up to date")
         _add_parameters(one, step)
         one.set_defaults(run=_run_step, step=step)
-    every = names.add_parser("all", help=", ".join(steps.ALL))
+    every = _command(names, "all", ", then ".join(steps.ALL))
     _add_config(every)
     every.add_argument("--force", action="store_true", help="run also what is up to date")
     every.set_defaults(run=_run_all)
 
 
 def _add_status(commands: Any) -> None:
-    parser = commands.add_parser("status", help="what a case has, and what to do next")
+    parser = _command(commands, "status", "tell what a case has, how good and how old it is, and what to do next")
     _add_config(parser)
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print it as JSON, for programs")
     parser.set_defaults(run=_status)
 
 
 def _add_evaluate(commands: Any) -> None:
-    parser = commands.add_parser("evaluate", help="measure the verdicts of a case against a table of truth")
+    parser = _command(commands, "evaluate", "measure the verdicts of a case against a table of truth")
     _add_config(parser)
     parser.add_argument("--truth", type=Path, required=True, help="CSV with the columns osm_id, existed")
-    parser.add_argument("--verdicts", type=Path, help="default: paths.verified of the case")
+    parser.add_argument("--verdicts", type=Path, help="verdicts to measure (default: paths.verified of the case)")
     parser.add_argument("--output", type=Path, help="folder of evaluation.json and .png (default: beside the verdicts)")
     parser.set_defaults(run=_evaluate)
 
@@ -131,11 +148,14 @@ def _add_parameters(parser: argparse.ArgumentParser, step: Step) -> None:
             parser.add_argument(flag, dest=parameter.name, type=kind, metavar=name, help=parameter.help)
 
 
+def _natural(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
+    return int(text)
+
+
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+    return _natural(text, 1)
 
 
 def _given(options: argparse.Namespace, step: Step) -> dict[str, Any]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
 
 STEP = "apply-annotations"
+CODE = tuple(f"historymap_lib.{name}" for name in ("corrections", "annotations", "footprints", "footprints_osm"))
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def apply(
         picture: draw the map of verdicts.
 
     Raises:
-        HistorymapError: annotations, footprints or tiles are missing or damaged, or no annotation names a building.
+        HistorymapError: annotations, footprints or tiles are missing or damaged, or there is no annotation.
 
     """
     paths = project.paths
@@ -89,10 +90,11 @@ def apply(
 def _gather(known: Path, file: Path | None) -> dict[str, Annotation]:
     """Return all annotations of the case, after adding those of `file` to them."""
     if file is not None and file.resolve() != known.resolve():
-        return add_annotations(known, read_annotations(file).values())
-    judged = read_annotations(known)
+        judged = add_annotations(known, read_annotations(file).values())
+    else:
+        judged = read_annotations(known)
     if not judged:
-        raise AnnotationsError(f"{known}: holds no annotation; judge a building first")
+        raise AnnotationsError(f"{file or known}: holds no annotation; judge a building first")
     return judged
 
 
@@ -104,19 +106,25 @@ def _correct(
     with artifacts.replacing_folder(folder) as partial:
         for part in PARTS:
             (partial / part).mkdir()
+        corrected = 0
         for tile in track(tiles, "corrections", unit="tile"):
             inside = frame.iloc[np.sort(tree.query(box(*tile["bounds"]), predicate="intersects"))]
-            hit = inside["building_id"].isin(list(judged)).to_numpy()
-            hit[hit] = [_overlaps(shape, tile["bounds"]) for shape in inside.geometry[hit]]
-            if hit.any():
+            touched = inside.geometry[inside["building_id"].isin(list(judged))]
+            if any(_overlaps(shape, tile["bounds"]) for shape in touched):
                 _correct_tile(project.paths.training, partial, tile, inside, judged)
+                corrected += 1
         artifacts.write_manifest(
             partial,
             step=STEP,
-            inputs=[project.paths.training, project.paths.annotations],
+            inputs=[
+                project.paths.training,
+                project.paths.annotations,
+                project.resolve(project.footprints.path),  # type: ignore[union-attr]
+            ],
             settings=project.settings("footprints"),
             parameters={},
-            code=["historymap_lib.corrections"],
+            code=CODE,
+            tiles=corrected,
         )
 
 

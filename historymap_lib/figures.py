@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 import shapely
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
+from rasterio import features
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
-from shapely import Polygon
 
 from historymap_lib import artifacts
 from historymap_lib.training_data import IGNORE, read_metadata, read_tile
@@ -39,15 +41,15 @@ if TYPE_CHECKING:
 
 LONGEST = 1400
 """Pixels along the longer side of a map."""
-SHORTEST = 420
-"""Pixels along the shorter side of a map, so that title and legend find room over a narrow strip."""
+WIDE, HIGH = 900, 420
+"""Pixels that a map has at least, so that title and legend find room beside a narrow strip."""
 MARGIN, HEAD, FOOT = 24, 62, 66
 """Pixels around a map, above it for the title, and below it for the legend."""
+KILOMETRE = 1000
 BLOCK = 1024
 """About how many pixels of the photo are read at a time, in each direction."""
 DPI = 100
 QUIET, NOTHING, INK = "#767676", "#E4E4E4", "#1A1A1A"
-BUILDING, IGNORED = "#56B4E9", "#E69F00"
 CURVES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", (0, (1, 1))), ("#E69F00", (0, (5, 1))))
 """Colour and line style of each member of the model; the colours are Okabe and Ito's (2008, Color Universal Design)."""
 
@@ -62,15 +64,24 @@ class Look:
     edge: str
     line: str = "-"
     hatch: str = ""
+    width: float = 1.2
 
 
 LOOKS = {
-    "no_coverage": Look("no coverage", "#999999", 0.25, "#5C5C5C", line=":"),
     "existed": Look("existed", "#009E73", 0.8, "#00543D"),
-    "not_existed": Look("not existed", "#D55E00", 0.15, "#D55E00", hatch="//////"),
+    "not_existed": Look("not existed", "#D55E00", 0.15, "#D55E00", hatch="////"),
     "unsure": Look("unsure", "#F0E442", 0.75, "#6B5A00", line="--"),
+    "no_coverage": Look("no coverage", "#999999", 0.5, "#5C5C5C", line=":"),
 }
-"""By verdict, in the order of drawing."""
+"""By verdict."""
+
+ANNOTATED = Look("annotated", INK, 0.0, INK, width=2.4)
+
+LABELS = {
+    1: Look("building of today", "#56B4E9", 0.3, "#56B4E9"),
+    IGNORE: Look("not learned from", "#E69F00", 0.0, "#E69F00", hatch="////"),
+}
+"""By value of a mask."""
 
 Extent = tuple[float, float, float, float]
 
@@ -85,25 +96,23 @@ def draw_history(history: list[dict[str, Any]], path: Path) -> None:
     """
     figure = Figure(figsize=(10, 6.4), dpi=DPI, layout="constrained")
     losses, overlaps = figure.subplots(2, 1, sharex=True)
-    starts = _round_starts(history)
-    for member in sorted({record["member"] for record in history}):
-        color, line = CURVES[member % len(CURVES)]
-        for number, start in starts.items():
-            records = [one for one in history if (one["member"], one["round"]) == (member, number)]
-            records.sort(key=lambda one: one["epoch"])
-            label = f"member {member + 1}" if number == min(starts) else None
-            style = {"color": color, "linestyle": line, "linewidth": 1.8, "markersize": 4}
-            _curve(losses, records, start, "loss", label=label, **style)
-            _curve(overlaps, records, start, "iou", **style)
-            _mark_best(overlaps, records, start, color)
     losses.set(ylabel="training loss")
-    overlaps.set(ylabel="validation IoU", xlabel="epoch (each round starts anew at 1)")
-    overlaps.yaxis.set_major_formatter(PercentFormatter(1))
+    overlaps.set(ylabel="validation IoU", xlabel="epoch")
+    rounds = _rounds(history)
+    members = sorted({record["member"] for record in history})
+    for number, (start, _) in rounds.items():
+        for member in members:
+            records = [one for one in history if (one["round"], one["member"]) == (number, member)]
+            _draw_curves(losses, overlaps, sorted(records, key=lambda one: one["epoch"]), start)
     for axes in (losses, overlaps):
+        _divide(axes, rounds)
         _tidy(axes)
-        axes.margins(y=0.18)
-    _name_rounds(losses, overlaps, starts, history)
-    figure.suptitle("How the training went", x=0.01, ha="left", fontsize=14, fontweight="bold")
+    handles = [Line2D([], [], **_curve(member), label=f"member {member + 1}") for member in members]
+    if any(record.get("iou") is not None for record in history):
+        handles.append(Line2D([], [], linestyle="", marker="*", markersize=12, color=QUIET, label="best, kept"))
+    losses.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), frameon=False)
+    title = "How the training went" if history else "No training yet"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
     _write(figure, path)
 
 
@@ -121,22 +130,18 @@ def draw_tiles(folder: Path, path: Path, count: int = 12) -> None:
     """
     found = read_metadata(folder)
     chosen = [found[i] for i in np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)]
-    columns = min(4, max(1, math.ceil(math.sqrt(len(chosen)))))
+    columns = min(4, max(2, math.ceil(math.sqrt(len(chosen)))))
     rows = max(1, math.ceil(len(chosen) / columns))
-    width, height = columns * 3.4, rows * 3.7
-    figure = Figure(figsize=(max(width, 6.8), height + 1), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(columns * 3.4, rows * 3.7 + 1), dpi=DPI, layout="constrained")
     sheet = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in sheet:
         axes.set_axis_off()
     for axes, metadata in zip(sheet, chosen, strict=False):
         _draw_tile(axes, folder, metadata)
-    title = f"{len(chosen)} of {len(found)} training tiles" if found else "no training tiles yet"
+    title = f"{len(chosen)} of {len(found)} training tiles" if found else "No training tiles yet"
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
-    handles = [
-        Rectangle((0, 0), 1, 1, facecolor=(*_rgb(BUILDING), 0.35), edgecolor=BUILDING, label="building of today"),
-        Rectangle((0, 0), 1, 1, facecolor="none", edgecolor=IGNORED, hatch="////", label="not learned from"),
-    ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False)
+    handles = [_footprints(np.array([]), look, label=look.label) for look in LABELS.values()]
+    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
     _write(figure, path)
 
 
@@ -159,7 +164,7 @@ def draw_probability(photo: Photo, raster: Path, path: Path) -> None:
         with WarpedVRT(dataset, src_nodata=255, nodata=255, resampling=Resampling.average, **grid) as view:
             values = view.read(1)
     shown = np.ma.masked_equal(values, 255) / 254
-    image = axes.imshow(shown, cmap=_veil(), vmin=0, vmax=1, extent=extent, zorder=2)
+    image = axes.imshow(shown, cmap=_veil(), vmin=0, vmax=1, extent=extent, aspect="auto", zorder=2)
     _scale_bar(axes)
     _colour_bar(figure, image)
     _write(figure, path)
@@ -175,25 +180,21 @@ def draw_verdicts(verdicts: gpd.GeoDataFrame, photo: Photo, path: Path) -> None:
 
     """
     names = verdicts["photo"].dropna().unique() if "photo" in verdicts else []
-    on = f" on {names[0]}" if len(names) == 1 else ""
-    figure, axes = _map(photo, f"Which of {len(verdicts):,} buildings stood?{on}")
+    question = f"which of {len(verdicts):,} buildings stood?"
+    figure, axes = _map(photo, f"{names[0]}: {question}" if len(names) == 1 else question.capitalize())
     _draw_photo(axes, *thumbnail(photo, LONGEST), fade=0.35)
     shapes = verdicts.geometry.to_crs(photo.grid.crs).to_numpy()
     line = _line_width(shapes, axes)
-    for order, (verdict, look) in enumerate(LOOKS.items()):
+    handles = []
+    for verdict, look in LOOKS.items():
         chosen = (verdicts["verdict"] == verdict).to_numpy()
-        axes.add_patch(_footprints(shapes[chosen], look, line, zorder=2 + order))
+        axes.add_artist(_footprints(shapes[chosen], look, line, zorder=2))
+        handles.append(_footprints(shapes[:0], look, label=f"{look.label} ({chosen.sum():,})"))
     annotated = verdicts["annotated"].to_numpy(dtype=bool)
-    border = {"facecolor": "none", "edgecolor": INK, "linewidth": max(1.2, 2.2 * line)}
-    axes.add_patch(PathPatch(_outline(shapes[annotated]), zorder=8, **border))
+    axes.add_artist(_footprints(shapes[annotated], ANNOTATED, line, zorder=3))
+    handles.append(_footprints(shapes[:0], ANNOTATED, label=f"{ANNOTATED.label} ({annotated.sum():,})"))
     _scale_bar(axes)
-    handles = [
-        _footprints(np.array([]), look, 1.2, label=f"{look.label} ({(verdicts['verdict'] == verdict).sum():,})")
-        for verdict, look in LOOKS.items()
-    ]
-    handles = [*handles[1:], handles[0], PathPatch(_outline(np.array([])), **border)]
-    handles[-1].set_label(f"annotated by a person ({annotated.sum():,})")
-    figure.legend(handles=handles, loc="lower left", ncols=len(handles), frameon=False, fontsize=12, handlelength=2.2)
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=11)
     _write(figure, path)
 
 
@@ -227,56 +228,61 @@ def _pool(grey: NDArray[np.uint8], valid: NDArray[np.bool_], factor: int) -> NDA
     squares = (rows, factor, columns, factor)
     total = np.where(valid, grey, 0).reshape(squares).sum(axis=(1, 3), dtype=np.uint32)
     number = valid.reshape(squares).sum(axis=(1, 3), dtype=np.uint32)
-    return (total / np.maximum(number, 1)).round().astype(np.uint8)
+    mean: NDArray[np.uint8] = (total / np.maximum(number, 1)).round().astype(np.uint8)
+    return mean
 
 
 def _write(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
     with artifacts.replacing(path) as partial:
-        figure.savefig(partial, format="png")
+        figure.savefig(partial, format="png", pil_kwargs={"compress_level": 3})  # the rest is slow for little
 
 
-def _round_starts(history: list[dict[str, Any]]) -> dict[int, int]:
-    """Return after how many epochs each round starts on the common axis."""
-    starts, total = {}, 0
+def _rounds(history: list[dict[str, Any]]) -> dict[int, tuple[int, int]]:
+    """Return for each round after how many epochs it starts on the common axis, and how many it has."""
+    rounds, start = {}, 0
     for number in sorted({record["round"] for record in history}):
-        starts[number] = total
-        total += max(record["epoch"] for record in history if record["round"] == number)
-    return starts
+        length = max(record["epoch"] for record in history if record["round"] == number)
+        rounds[number] = (start, length)
+        start += length
+    return rounds
 
 
-def _curve(axes: Axes, records: list[dict[str, Any]], start: int, key: str, **style: Any) -> None:
-    """Draw one key of the records that have it."""
-    points = [(start + one["epoch"], one[key]) for one in records if one.get(key) is not None]
-    x, y = zip(*points, strict=True) if points else ((), ())
-    axes.plot(x, y, marker="o" if len(points) < 20 else "", **style)
+def _curve(member: int) -> dict[str, Any]:
+    """Return how the lines of a member of the model are drawn."""
+    color, line = CURVES[member % len(CURVES)]
+    return {"color": color, "linestyle": line, "linewidth": 1.8, "marker": "o", "markersize": 3}
 
 
-def _mark_best(axes: Axes, records: list[dict[str, Any]], start: int, color: str) -> None:
-    """Mark the epoch whose weights a member keeps."""
+def _draw_curves(losses: Axes, overlaps: Axes, records: list[dict[str, Any]], start: int) -> None:
+    """Draw one member in one round, with a star at the epoch whose weights it keeps."""
+    if not records:
+        return
+    style = _curve(records[0]["member"])
     scored = [one for one in records if one.get("iou") is not None]
+    losses.plot([start + one["epoch"] for one in records], [one["loss"] for one in records], **style)
+    overlaps.plot([start + one["epoch"] for one in scored], [one["iou"] for one in scored], **style)
     if scored:
         best = max(scored, key=lambda one: one["iou"])
-        axes.plot(
-            start + best["epoch"], best["iou"], "*", color=color, markersize=14, markeredgecolor="white", zorder=4
-        )
+        star = {"markersize": 14, "markeredgecolor": "white", "color": style["color"]}
+        overlaps.plot(start + best["epoch"], best["iou"], "*", zorder=4, **star)
 
 
-def _name_rounds(upper: Axes, lower: Axes, starts: dict[int, int], history: list[dict[str, Any]]) -> None:
-    """Divide the rounds by thin lines, name them, and count the epochs from 1 in each."""
-    for number, start in starts.items():
+def _divide(axes: Axes, rounds: dict[int, tuple[int, int]]) -> None:
+    """Divide the rounds by thin lines, name them, and count the epochs of each from 1."""
+    total = sum(length for _, length in rounds.values())
+    every = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, total) if total <= 20 * step)
+    ticks: dict[int, str] = {}
+    for number, (start, length) in rounds.items():
+        ticks |= {start + epoch: str(epoch) for epoch in range(1, length + 1) if epoch % every == 0}
         if start:
-            for axes in (upper, lower):
-                axes.axvline(start + 0.5, color=QUIET, linewidth=0.8)
-        where = {"transform": upper.get_xaxis_transform(), "va": "top", "color": QUIET}
-        upper.text(start + 0.62, 0.97, f"round {number}", **where)
-    if history:
-        last = max(starts.values())
-        end = last + max(record["epoch"] for record in history if record["round"] == max(starts))
-        lower.set_xlim(0.5, end + 0.5)
-        upper.legend(loc="upper right", frameon=False)
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.axvline(start + 0.5, color=QUIET, linewidth=0.8)
+        words = f" round {number}"
+        axes.text(start + 0.5, 0.98, words, transform=axes.get_xaxis_transform(), va="top", color=QUIET)
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.set_xlim(0.5, max(total, 1) + 0.5)
+    axes.margins(y=0.2)
 
 
 def _tidy(axes: Axes) -> None:
@@ -286,38 +292,29 @@ def _tidy(axes: Axes) -> None:
 
 
 def _draw_tile(axes: Axes, folder: Path, metadata: dict[str, Any]) -> None:
-    """Draw one tile: the photo, buildings outlined and tinted, what is not learned from hatched."""
+    """Draw one tile: the photo, its grey values stretched, and over it what the mask says."""
     image, mask = read_tile(folder, metadata["tile"], "images", "masks")
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-    _tint(axes, mask == 1, BUILDING, alpha=0.3)
-    _tint(axes, mask == IGNORE, IGNORED, hatch="////")
+    seen = image[image > 0] if image.any() else image
+    low, high = np.percentile(seen, [0.5, 99.5])
+    axes.imshow(np.ma.masked_equal(image, 0), cmap="gray", vmin=low, vmax=max(high, low + 1))
+    for value, look in LABELS.items():
+        found = features.shapes(mask, mask=mask == value)
+        axes.add_artist(_footprints(np.array([shapely.geometry.shape(one) for one, _ in found]), look))
     number = metadata.get("buildings", 0)
     words = f"{metadata.get('split', '')} · {number} building{'' if number == 1 else 's'}"
     axes.set_title(f"{metadata['tile']}\n{words}", loc="left", fontsize=10)
-
-
-def _tint(axes: Axes, where: NDArray[np.bool_], color: str, *, alpha: float = 0.0, hatch: str = "") -> None:
-    """Outline where a mask is true, and fill it or hatch it; padded, so that the edge of the tile is outlined too."""
-    if not where.any():
-        return
-    values = np.pad(where, 1).astype(float)
-    x, y = np.arange(-1, where.shape[1] + 1), np.arange(-1, where.shape[0] + 1)
-    filled = axes.contourf(x, y, values, levels=[0.5, 1.5], colors=[color], alpha=alpha, hatches=[hatch])
-    filled.set_edgecolor(color)
-    filled.set_linewidth(0)
-    axes.contour(x, y, values, levels=[0.5], colors=[color], linewidths=1.3)
 
 
 def _map(photo: Photo, title: str) -> tuple[Figure, Axes]:
     """Return a figure with a title, and axes in metres with the shape of the photo, room for a legend below."""
     west, south, east, north = photo.grid.bounds
     scale = LONGEST / max(east - west, north - south)
-    wide, high = max(SHORTEST, (east - west) * scale), max(SHORTEST, (north - south) * scale)
-    width, height = max(wide, 900) + 2 * MARGIN, high + HEAD + FOOT
+    wide, high = max(WIDE, (east - west) * scale), max(HIGH, (north - south) * scale)
+    width, height = wide + 2 * MARGIN, high + HEAD + FOOT
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     axes = figure.add_axes((MARGIN / width, FOOT / height, wide / width, high / height), facecolor=NOTHING)
-    axes.set(xlim=(west, east), ylim=(south, north), xticks=[], yticks=[])
-    axes.set_aspect("equal", adjustable="datalim", anchor="W")
+    x, y, half = (west + east) / 2, (south + north) / 2, 1 / (2 * scale)
+    axes.set(xlim=(x - wide * half, x + wide * half), ylim=(y - high * half, y + high * half), xticks=[], yticks=[])
     axes.set_autoscale_on(False)
     axes.spines[:].set_color(QUIET)
     figure.text(MARGIN / width, 1 - HEAD / 2 / height, title, va="center", fontsize=17, fontweight="bold")
@@ -332,20 +329,13 @@ def _draw_photo(axes: Axes, grey: NDArray[np.uint8], extent: Extent, fade: float
 
 def _veil() -> ListedColormap:
     """Return matplotlib's plasma, ever less transparent."""
-    import matplotlib as mpl
-
-    colors = mpl.colormaps["plasma"](np.linspace(0, 1, 255))
-    colors[:, 3] = np.linspace(0.1, 0.85, 255)
+    colors = colormaps["plasma"](np.linspace(0, 1, 255))
+    colors[:, 3] = np.linspace(0.05, 0.85, 255)
     return ListedColormap(colors)
 
 
-def _rgb(color: str) -> tuple[float, float, float]:
-    from matplotlib.colors import to_rgb
-
-    return to_rgb(color)
-
-
 def _colour_bar(figure: Figure, image: Any) -> None:
+    """Draw the colours of `image` below the map, over a middle grey as they would look on the photo."""
     width, height = figure.get_size_inches() * DPI
     axes = figure.add_axes((MARGIN / width, 34 / height, 420 / width, 14 / height), facecolor="#808080")
     bar = figure.colorbar(image, cax=axes, orientation="horizontal", format=PercentFormatter(1))
@@ -354,32 +344,44 @@ def _colour_bar(figure: Figure, image: Any) -> None:
 
 def _scale_bar(axes: Axes) -> None:
     """Draw a bar of 1, 2, 5, 10, 20... metres, about a sixth of the map."""
-    left, right = axes.get_xlim()
-    bottom, top = axes.get_ylim()
+    (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     power = 10.0 ** math.floor(math.log10((right - left) / 5))
     length = max(step * power for step in (1, 2, 5) if step * power <= (right - left) / 5)
-    unit = (right - left) / LONGEST
-    x, y = left + 20 * unit, bottom + 20 * unit
+    x, y = left + 20 * _metres(axes), bottom + 20 * _metres(axes)
     halo = [withStroke(linewidth=5, foreground="white")]
     axes.plot([x, x + length], [y, y], color=INK, linewidth=4, solid_capstyle="butt", path_effects=halo, zorder=9)
-    words = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    axes.text(x + length / 2, y + 8 * unit, words, ha="center", va="bottom", path_effects=halo, fontsize=13, zorder=9)
+    words = f"{length / KILOMETRE:g} km" if length >= KILOMETRE else f"{length:g} m"
+    above = y + 8 * _metres(axes)
+    axes.text(x + length / 2, above, words, ha="center", va="bottom", path_effects=halo, fontsize=13, zorder=9)
+
+
+def _metres(axes: Axes) -> float:
+    """Return how many metres a pixel of the picture shows."""
+    left, right = axes.get_xlim()
+    return (right - left) / axes.bbox.width
 
 
 def _line_width(shapes: NDArray[Any], axes: Axes) -> float:
     """Return a width of lines in points that a building of usual size can bear."""
-    if len(shapes) == 0:
+    if shapely.is_missing(shapes).all():
         return 1.0
-    left, right = axes.get_xlim()
-    side = math.sqrt(np.median(shapely.area(shapes))) * LONGEST / (right - left)
-    return min(1.4, max(0.2, side / 12))
+    side = math.sqrt(np.nanmedian(shapely.area(shapes))) / _metres(axes)
+    return min(1.2, max(0.2, side / 14))
 
 
-def _footprints(shapes: NDArray[Any], look: Look, line: float, **style: Any) -> PathPatch:
-    """Return all footprints of one look as one patch, which draws a hundred thousand as fast as it can."""
-    face, hatch = (*_rgb(look.face), look.alpha), look.hatch
+def _footprints(shapes: NDArray[Any], look: Look, line: float = 1.0, **style: Any) -> PathPatch:
+    """Return all polygons of one look as one patch, which is quick for a hundred thousand of them too.
+
+    Add it with `add_artist`: `add_patch` would measure every edge.
+    """
     return PathPatch(
-        _outline(shapes), facecolor=face, edgecolor=look.edge, linestyle=look.line, hatch=hatch, linewidth=line, **style
+        _outline(shapes),
+        facecolor=to_rgba(look.face, look.alpha),
+        edgecolor=look.edge,
+        linestyle=look.line,
+        linewidth=look.width * line,
+        hatch=look.hatch,
+        **style,
     )
 
 

@@ -86,7 +86,8 @@ def open_photo(project: Project) -> Photo:
     covered = [source.bounds_in(project.crs) for source in sources]
     west, south, east, north = zip(*covered, strict=True)
     whole = min(west), min(south), max(east), max(north)
-    grid = Grid.over(_bounds(project) or whole, project.crs, project.tiles.resolution)
+    corner = sources[0].corner(project.crs)
+    grid = Grid.over(_bounds(project) or whole, project.crs, project.tiles.resolution, corner)
     if not any(_overlap(grid.bounds, bounds) for bounds in covered):
         raise PhotoError(
             f"{project.file}: area.bounds {project.area.bounds} lies outside the photo {sources[0].path}, "
@@ -176,6 +177,10 @@ class _Source:
         """Return the bounds of the file in another CRS."""
         what = f"{self.path}: the bounds {_rounded(self._bounds)} in {self._crs.name}"
         return _reproject(self._crs, crs, self._bounds, what)
+
+    def corner(self, crs: CRS) -> tuple[float, float]:
+        """Return the north-west corner (east, north) if the file is in `crs`, else the origin of `crs`."""
+        return (self._bounds[0], self._bounds[3]) if self._crs == crs else (0.0, 0.0)
 
     def open(self, grid: Grid, stack: ExitStack) -> None:
         """Open the warped view onto the grid."""

@@ -138,10 +138,12 @@ def why_outdated(project: Project, step: Step, parameters: dict[str, Any]) -> st
         return "it has not run yet"
     if any(parameters.get(key) is not None for key in ("output", "file")) or parameters.get("resume"):
         return "it is asked to write elsewhere, or to go on"
+    if not all(isinstance(manifest.get(part), dict) for part in ("parameters", "settings", "inputs", "code")):
+        return "its manifest is damaged"
     asked = {key: value for key, value in parameters.items() if key != "resume"}
-    if any(manifest.get("parameters", {}).get(key) != value for key, value in asked.items()):
+    if any(manifest["parameters"].get(key) != value for key, value in asked.items()):
         return "other parameters are asked for"
-    settings = manifest.get("settings", {})
+    settings = manifest["settings"]
     if project.settings(*settings) != settings:
         return "its settings have changed"
     changed = [path for path, known in manifest["inputs"].items() if artifacts.fingerprint(Path(path)) != known]

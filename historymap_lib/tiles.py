@@ -37,14 +37,24 @@ class Grid:
     height: int
 
     @classmethod
-    def over(cls, bounds: tuple[float, float, float, float], crs: CRS, resolution: float) -> Grid:
-        """Return the grid that covers `bounds` (west, south, east, north in `crs`), snapped outward to whole pixels."""
+    def over(
+        cls,
+        bounds: tuple[float, float, float, float],
+        crs: CRS,
+        resolution: float,
+        corner: tuple[float, float] = (0.0, 0.0),
+    ) -> Grid:
+        """Return the grid that covers `bounds` (west, south, east, north in `crs`), snapped outward to whole pixels.
+
+        `corner` is a place (east, north) where pixels meet: that of the photo, so that its own pixels come through.
+        """
+        x, y = corner
         nudge = 1e-6  # so that bounds which are whole already, but for rounding, do not grow
-        west, south, east, north = (value / resolution for value in bounds)
+        west, south, east, north = np.subtract(bounds, (x, y, x, y)) / resolution
         left, top = math.floor(west + nudge), math.ceil(north - nudge)
         width = max(1, math.ceil(east - nudge) - left)
         height = max(1, top - math.floor(south + nudge))
-        return cls(crs, left * resolution, top * resolution, resolution, width, height)
+        return cls(crs, x + left * resolution, y + top * resolution, resolution, width, height)
 
     @property
     def transform(self) -> Affine:

@@ -40,7 +40,7 @@ STEP = "generate-training"
 IGNORE = 255
 BLANK = 2.0
 """A tile whose grey values spread less than this (standard deviation) shows nothing."""
-CODE = tuple(f"historymap_lib.{name}" for name in ("training_data", "imagery", "footprints", "tiles"))
+CODE = tuple(f"historymap_lib.{name}" for name in ("training_data", "imagery", "footprints", "footprints_osm", "tiles"))
 PARTS = ("images", "masks", "buildings", "metadata")
 
 
@@ -158,7 +158,8 @@ class _Artist:
         """Return the sample of a tile, or None where the photo shows too little."""
         grid, window = self.photo.grid, tile.window
         image, valid = self.photo.read(window)
-        if valid.mean() < self.project.tiles.min_valid or image[valid].std() < BLANK:
+        enough = valid.any() and valid.mean() >= self.project.tiles.min_valid
+        if not enough or image[valid].std() < BLANK:
             return None
         inside = np.sort(self._tree.query(box(*grid.bounds_of(window)), predicate="intersects"))
         shape, transform = (tile.size, tile.size), grid.transform_of(window)
@@ -232,12 +233,20 @@ def read_metadata(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_raster(path: Path, values: np.ndarray, bounds: list[float], crs: str, nodata: int | None = None) -> None:
-    """Write a GeoTIFF of one band that covers `bounds` (west, south, east, north in `crs`)."""
+    """Write a GeoTIFF of one band that covers `bounds` (west, south, east, north in `crs`).
+
+    It is made in memory, since GDAL says nothing when the disk is full as it closes a file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     height, width = values.shape
     transform = rasterio.transform.from_bounds(*bounds, width, height)
     profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": values.dtype.name}
-    with rasterio.open(path, "w", crs=crs, transform=transform, nodata=nodata, compress="deflate", **profile) as file:
-        file.write(values, 1)
+    with rasterio.MemoryFile() as memory:
+        with memory.open(crs=crs, transform=transform, nodata=nodata, compress="deflate", **profile) as file:
+            file.write(values, 1)
+        path.write_bytes(memory.getbuffer())
 
 
 def _write(folder: Path, sample: Sample, grid: Grid) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
 CODE = tuple(
-    f"historymap_lib.{name}" for name in ("verification", "alignment", "calibration", "footprints", "phantoms", "zonal")
+    f"historymap_lib.{name}"
+    for name in "verification alignment annotations calibration footprints footprints_osm phantoms zonal".split()
 )
 COLUMNS = [
     "osm_type", "osm_id", "building_id", "name", "verdict", "existed", "probability", "confidence", "coverage",
@@ -68,7 +70,7 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
     found = load_footprints(project, _area(paths.probability, project))
     print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
     frame = judge(found.frame, paths.probability, judged, project.verification)
-    frame["model"] = _model_of(paths.model)
+    frame["model"] = _model_of(paths.probability, paths.model)
     frame["photo"] = project.photo_name()
     counts = _count(frame, found)
     metadata = {
@@ -81,7 +83,7 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
     }
     _write(frame[COLUMNS], metadata, paths.verified)
     sources = [paths.probability, project.resolve(project.footprints.path), paths.annotations]  # type: ignore[union-attr]
-    settings = project.settings("area", "footprints", "tiles", "verification")
+    settings = project.settings("area", "photo", "footprints", "tiles", "verification")
     artifacts.write_manifest(
         paths.verified, step="verify", inputs=sources, settings=settings, parameters={}, code=CODE, counts=counts
     )
@@ -163,9 +165,13 @@ def _count(frame: gpd.GeoDataFrame, found: Footprints) -> dict[str, int]:
     return counts
 
 
-def _model_of(path: Path) -> str | None:
-    """Return a short name of the model that made the probabilities: the first digits of its hash."""
-    return artifacts.fingerprint(path)[:12] or None
+def _model_of(raster: Path, model: Path) -> str | None:
+    """Return a short name of the model that made the probabilities: the first digits of its hash, as noted then.
+
+    The model that is there now may be a newer one.
+    """
+    inputs = (artifacts.read_manifest(raster) or {}).get("inputs", {})
+    return inputs.get(str(model), "")[:12] or None
 
 
 def _area(raster: Path, project: Project) -> Polygon:
@@ -190,10 +196,12 @@ def _draw(project: Project, frame: gpd.GeoDataFrame) -> None:
 
 
 def _write(frame: gpd.GeoDataFrame, metadata: dict[str, Any], path: Path) -> None:
-    """Write GeoJSON with its metadata, and a GeoPackage beside it."""
+    """Write GeoJSON with its metadata, and a GeoPackage beside it; that by way of memory, so a full disk is told."""
+    table = BytesIO()
+    plain = frame.assign(existed=frame["existed"].astype("boolean"))
+    plain.to_file(table, driver="GPKG", layer="buildings", engine="pyogrio")
     with artifacts.replacing(path.with_suffix(".gpkg")) as partial:
-        plain = frame.assign(existed=frame["existed"].astype("boolean"))
-        plain.to_file(partial, driver="GPKG", layer="buildings", engine="pyogrio")
+        partial.write_bytes(table.getbuffer())
     content = json.loads(frame.to_crs("EPSG:4326").to_json(drop_id=True))
     content["metadata"] = metadata
     artifacts.write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")

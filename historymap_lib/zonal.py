@@ -1,17 +1,17 @@
 """Statistics of a raster under many footprints, quickly.
 
-No pixel is labelled and no polygon is burnt. With C(row, column) the sum of a row's pixels left of a column, the sum
-over a polygon is the sum of C where its outline goes up through the middle of a row, less the sum of C where it goes
-down: Green's theorem on pixels. A pixel counts when its centre is inside, as in GDAL. Each footprint is on its own, so
-overlapping ones need no care; what lies left or right of a window cancels out, so a footprint across several windows
-is the sum of its parts. Everything is integer arithmetic, hence exact.
+No pixel is labelled and no polygon is burnt. Let S(row, column) be the sum of the pixels of a column above a row. Then
+the sum over a polygon is the sum of S where its outline, going round anticlockwise, crosses the middle line of a column
+eastward, less the sum of S where it crosses westward: Green's theorem on pixels. A pixel counts when its centre is
+inside, as in GDAL. Each footprint is on its own, so overlapping ones need no care; crossings above or below a window
+cancel out when moved to its border, so a footprint across several windows is the sum of its parts. The sums are whole
+numbers, hence exact.
 
 Footprints too small to hold the centre of a pixel are weighted by the share of each pixel instead (exactextract).
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ import shapely
 from exactextract import exact_extract
 from exactextract.feature import JSONFeatureSource
 from rasterio.windows import Window
-from rasterio.windows import transform as window_transform
 from shapely.geometry import mapping
 
 from historymap_lib.errors import VerificationError
@@ -90,18 +89,18 @@ def footprint_statistics(
 
 
 def _check(dataset: DatasetReader) -> None:
+    """Refuse a raster that is not one band of uint8, north up."""
     if dataset.count != 1 or dataset.dtypes[0] != "uint8":
         found = f"{dataset.count} band(s) of {dataset.dtypes[0]}"
         raise VerificationError(f"{dataset.name}: holds {found} instead of one of uint8; run predict again")
-    north_up = dataset.transform.is_rectilinear and dataset.transform.a > 0 > dataset.transform.e
-    if not north_up:
+    if not (dataset.transform.is_rectilinear and dataset.transform.a > 0 > dataset.transform.e):
         raise VerificationError(f"{dataset.name}: is not north up; run predict again")
 
 
 def _within(shapes: NDArray[Any], bounds: tuple[float, float, float, float]) -> NDArray[np.bool_]:
     """Return which shapes lie wholly in `bounds` (west, south, east, north)."""
     west, south, east, north = shapely.bounds(shapes).T
-    return (west >= bounds[0]) & (south >= bounds[1]) & (east <= bounds[2]) & (north <= bounds[3])
+    return np.asarray((west >= bounds[0]) & (south >= bounds[1]) & (east <= bounds[2]) & (north <= bounds[3]))
 
 
 def _sum_windows(
@@ -115,11 +114,10 @@ def _sum_windows(
     windows = list(_windows(dataset, size))
     boxes = shapely.box(*np.array([dataset.window_bounds(window) for window in windows]).T)
     which, touching = shapely.STRtree(shapes).query(boxes)
-    numbers, transform = np.unique(which), dataset.transform
-    for number, pixels in zip(numbers, _read_ahead(dataset, [windows[n] for n in numbers]), strict=True):
-        here = touching[which == number]
-        crossings = _Crossings(shapes[here], window_transform(windows[number], transform), *pixels.shape)
-        for name, values in crossings.sums(pixels, nodata).items():
+    for number in np.unique(which):
+        window, here = windows[number], touching[which == number]
+        crossings = _Crossings(shapes[here], dataset.window_transform(window), window.height, window.width)
+        for name, values in crossings.sums(dataset.read(1, window=window), nodata).items():
             sums[name][here] += values
     touched = np.zeros(len(shapes), dtype=bool)
     touched[touching] = True
@@ -127,21 +125,11 @@ def _sum_windows(
 
 
 def _windows(dataset: DatasetReader, size: tuple[int, int]) -> Iterator[Window]:
+    """Yield the windows of at most `size` (rows, columns) that cover the raster, from the north-west."""
     rows, columns = size
     for row in range(0, dataset.height, rows):
         for column in range(0, dataset.width, columns):
             yield Window(column, row, min(columns, dataset.width - column), min(rows, dataset.height - row))
-
-
-def _read_ahead(dataset: DatasetReader, windows: list[Window]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the pixels of each window; a thread reads the next one while the caller works on this one."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(dataset.read, 1, window=window) for window in windows[:1]]
-        for following in [*windows[1:], None]:
-            pixels = coming.pop().result()
-            if following is not None:
-                coming.append(reader.submit(dataset.read, 1, window=following))
-            yield pixels
 
 
 class _Crossings:
@@ -187,6 +175,7 @@ class _Crossings:
         }
 
     def _sum_pixels(self, pixels: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the sum over each shape of an array of the window's rows x columns."""
         total = np.zeros((pixels.shape[0] + 1, pixels.shape[1]), dtype=np.int32)
         total[1:] = pixels
         for above, below in pairwise(total):  # whole rows at once: several times faster than np.cumsum
@@ -194,16 +183,18 @@ class _Crossings:
         return self._sum(total.ravel()[self.pixel])
 
     def _sum(self, above: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(self.shape, weights=self.sign * above, minlength=self.count)
+        """Return the signed sum over each shape of what lies above its crossings."""
+        signed = np.bincount(self.shape, weights=self.sign * above, minlength=self.count)
+        return signed.astype(np.float64, copy=False)
 
 
 def _weigh(dataset: DatasetReader, shapes: NDArray[Any], nodata: int) -> dict[str, NDArray[np.float64]]:
-    """Return the sums of `_sum_windows` of shapes, each pixel counting by the share of it that is covered."""
+    """Return the sums of `_sum_windows`, without `centres`, with each pixel counting by the share that is covered."""
     features = [{"type": "Feature", "properties": {}, "geometry": mapping(shape)} for shape in shapes]
     source = JSONFeatureSource(features, srs_wkt=dataset.crs.to_wkt() if dataset.crs else None)
-    found = exact_extract(dataset, source, ["values", "coverage"], output="pandas")
     sums = np.zeros((len(shapes), 3))
-    for row, values, share in zip(sums, found.get("values", ()), found.get("coverage", ()), strict=False):
+    for row, feature in zip(sums, exact_extract(dataset, source, ["values", "coverage"]), strict=True):
+        values, share = feature["properties"]["values"], feature["properties"]["coverage"]
         valid = values != nodata
         row[:] = share[valid].sum(), share[valid & (values >= LIKELY)].sum(), share[valid] @ values[valid]
     return dict(zip(("valid", "likely", "value"), sums.T, strict=True))

@@ -7,8 +7,8 @@ parameter names of torchvision's, so that the published weights load without tor
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING
-from urllib.error import URLError
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RESNET18_WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 RESNET18_WIDTHS = (64, 64, 128, 256, 512)
+RESNET18_STRIDE = 2
 MID, SPREAD = 0.5, 0.25
 """Grey values 0 to 255 are brought to about -2 to 2; fixed numbers, so a tile does not depend on its neighbours."""
 
@@ -38,23 +39,27 @@ def build(settings: ModelSettings) -> nn.Module:
         ModelError: `pretrained` is asked for and the weights cannot be had.
     """
     if settings.encoder == "widths":
-        return UNet(_Widths(settings.widths, settings.stride), settings.widths)
+        return UNet(_Widths(settings.widths, settings.stride), settings.widths, settings.stride)
     encoder = _ResNet18()
     if settings.pretrained:
         encoder.load_published()
-    return UNet(encoder, RESNET18_WIDTHS)
+    return UNet(encoder, RESNET18_WIDTHS, stride=2)
 
 
 class UNet(nn.Module):
-    """An encoder that gives features at falling resolution, and a decoder that joins them up again."""
+    """An encoder that gives features at falling resolution, and a decoder that joins them up again.
 
-    def __init__(self, encoder: nn.Module, widths: Sequence[int]) -> None:
+    Where the first features are coarser than the photo by `stride`, the head answers for every pixel of a cell at once
+    (Shi et al. 2016, arXiv 1609.05158).
+    """
+
+    def __init__(self, encoder: nn.Module, widths: Sequence[int], stride: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = nn.ModuleList(
             _double(deep + shallow, shallow) for deep, shallow in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
-        self.head = nn.Conv2d(widths[0], 1, 1)
+        self.head = nn.Sequential(nn.Conv2d(widths[0], stride**2, 1), nn.PixelShuffle(stride))
 
     def forward(self, grey: torch.Tensor) -> torch.Tensor:
         """Return a logit a pixel."""
@@ -62,8 +67,6 @@ class UNet(nn.Module):
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
             x = block(torch.cat([x, skip], 1))
-        if x.shape[-1] != grey.shape[-1]:
-            x = nn.functional.interpolate(x, size=grey.shape[-2:], mode="bilinear")
         logits: torch.Tensor = self.head(x)
         return logits
 
@@ -113,8 +116,10 @@ class _ResNet18(nn.Module):
     def load_published(self) -> None:
         """Load the ImageNet weights; the first convolution's three colours are summed into one grey."""
         try:
-            weights = torch.hub.load_state_dict_from_url(RESNET18_WEIGHTS, map_location="cpu", progress=False)
-        except (URLError, OSError, RuntimeError) as error:
+            weights = torch.hub.load_state_dict_from_url(
+                RESNET18_WEIGHTS, map_location="cpu", progress=False, check_hash=True, weights_only=True
+            )
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # offline, or a damaged file
             raise ModelError(
                 f"model.pretrained: the weights cannot be had from {RESNET18_WEIGHTS} ({error}); go online once, put "
                 f"the file into {torch.hub.get_dir()}/checkpoints, or set pretrained: false"

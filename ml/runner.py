@@ -11,7 +11,8 @@ import contextlib
 import importlib.util
 import io
 import logging
-import os
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ from ml import runtime
 from ml.model import normalise
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from historymap_lib.project import Prediction
 
 FULL = 254
@@ -88,22 +91,21 @@ class _Torch:
 
 class _OpenVino:
     def __init__(self, network: nn.Module, precision: str, samples: np.ndarray) -> None:
-        import openvino  # noqa: PLC0415 - only where it is used: it may not be installed
-
-        count, *shape = samples.shape
+        _, *shape = samples.shape
         if any(side % DIVISOR for side in shape):
             raise ModelError(f"windows of {shape} pixels cannot be predicted; sides must be multiples of {DIVISOR}")
-        whole = _Whole(network.eval())
-        with torch.no_grad():
-            model = openvino.convert_model(whole, example_input=torch.from_numpy(samples[:1]))
-        model.reshape([-1, *shape])
-        if precision in {"auto", "int8"} and count:
-            model = _quantised(model, samples)
-        core = openvino.Core()
+        with _quiet():
+            import openvino  # noqa: PLC0415 - only where it is used: it may not be installed
+
+            with torch.no_grad():
+                model = openvino.convert_model(_Whole(network.eval()), example_input=torch.from_numpy(samples[:1]))
+            model.reshape([-1, *shape])
+            if precision == "int8":
+                model = _quantised(model, samples)
         options = {"PERFORMANCE_HINT": "LATENCY"}
         if precision in {"fp32", "bf16"}:
             options["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
-        self._request = core.compile_model(model, "CPU", options)
+        self._request = openvino.Core().compile_model(model, "CPU", options)
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         answer: np.ndarray = self._request([windows])[0].astype(np.uint8)
@@ -112,10 +114,18 @@ class _OpenVino:
 
 def _quantised(model: Any, samples: np.ndarray) -> Any:
     """Return the 8-bit form of a model, its ranges measured on the samples."""
-    with contextlib.redirect_stdout(io.StringIO()):  # nncf greets
-        import nncf  # noqa: PLC0415 - heavy, and only for this
+    import nncf  # noqa: PLC0415 - heavy, and only for this
 
-        nncf.set_log_level(logging.ERROR)
-        data = nncf.Dataset([window[None] for window in samples])
-        os.environ.setdefault("TQDM_DISABLE", "1")
-        return nncf.quantize(model, data, subset_size=len(samples))
+    nncf.set_log_level(logging.ERROR)
+    data = nncf.Dataset([window[None] for window in samples])
+    return nncf.quantize(model, data, subset_size=len(samples))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep OpenVINO and NNCF from greeting, warning about their own inside, and calling home."""
+    # both ask for consent nowhere and send without it; without the package they send nothing
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] - how Python says: not installed
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # OpenVINO traces by torch.jit, which torch gives up
+        yield

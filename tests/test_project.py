@@ -15,18 +15,7 @@ from pydantic import ValidationError
 from historymap_lib.errors import SettingsError
 from historymap_lib.project import BOUNDS, FilePhoto, OverpassFootprints, Project, WmsPhoto, load
 
-JARGON = (
-    "pydantic",
-    "value_error",
-    "_type",
-    "dictionary",
-    "instance of",
-    "<class",
-    "Traceback",
-    "tag",
-    "ctx",
-    "str is",
-)
+JARGON = ("pydantic", "value_error", "_type", "dictionary", "instance of", "<class", "Traceback", "ctx", "str is")
 CASES = Path(__file__).parents[1] / "ml"
 
 
@@ -250,7 +239,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(section=st.sampled_from(["area", "photo", "footprints", "tiles", "model", "paths", "name"]), value=TREES)
 def test_no_value_whatsoever_ends_in_anything_but_settings_or_a_sentence(tmp_path, write_case, section, value):
     file = write_case()

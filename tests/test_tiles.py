@@ -70,7 +70,7 @@ def test_the_transform_of_a_window_has_the_corners_of_its_bounds(left, top, widt
     assert grid.polygon.bounds == grid.bounds == (1000, 1985, 1020, 2000)
 
 
-@given(width=st.integers(1, 200), height=st.integers(1, 200), size=st.integers(1, 70))
+@given(width=st.integers(1, 200), height=st.integers(1, 200), size=st.integers(20, 210))
 def test_tiles_cover_every_pixel_of_the_grid_once(width, height, size):
     times = np.zeros((height + size, width + size), int)
     found = list(tiles_over(Grid(UTM, 0, 0, 1, width, height), size))
@@ -161,4 +161,4 @@ def test_another_seed_holds_back_other_blocks():
 
 
 def test_the_blocks_of_the_default_seed_stay_what_they_are():
-    assert tiles.test_blocks(3, 3, 0.2, 1937) == tiles.test_blocks(3, 3, 0.2, 1937)
+    assert tiles.test_blocks(3, 3, 0.2, 1937) == {(0, 2), (1, 0)}

@@ -28,6 +28,9 @@ NO_DATA, FULL = 255, 254
 CELL = 120.0
 """Metres along a neighbourhood; what is measured is spread over about three of them."""
 
+TOWN = 0.1
+"""Weight of the whole town beside a neighbourhood: it decides where nothing else is seen, however large the town."""
+
 
 @dataclass(frozen=True)
 class Offsets:
@@ -81,7 +84,7 @@ def _estimate(dataset: rasterio.DatasetReader, shapes: np.ndarray, reach: float)
         for column in range(columns):
             window = Window(column * side, row * side, side, side)
             fits[row, column] = _fit(dataset, window, shapes, tree, pixels)
-    shared = gaussian_filter(fits, (1.0, 1.0, 0, 0), mode="constant") + 0.02 * fits.sum((0, 1))
+    shared = gaussian_filter(fits, (1.0, 1.0, 0, 0), mode="constant") + TOWN * fits.mean((0, 1))
     shifts = np.zeros((2, rows, columns))
     for row in range(rows):
         for column in range(columns):

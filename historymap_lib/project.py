@@ -175,13 +175,13 @@ class Model(Section):
 class Training(Section):
     """How the model learns; an epoch sees every training tile once, cut into crops."""
 
-    epochs: Count = 40
+    epochs: Count = 80
     batch_size: Count = 8
     crop: Annotated[int, Field(ge=DIVISOR, multiple_of=DIVISOR)] = 256
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    patience: Count = 15  # epochs without a better validation IoU before stopping
-    rounds: Annotated[int, Field(ge=1, le=3)] = 2  # after a round, labels that the model denies are left out
+    patience: Count = 40  # epochs without a better validation IoU before stopping
+    rounds: Annotated[int, Field(ge=1, le=3)] = 1  # after a round, labels that the model denies are left out
     seed: int = 1937
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"

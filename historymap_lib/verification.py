@@ -8,6 +8,7 @@ labels of which many are wrong is timid, and 0.5 means nothing to it. A person's
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,9 @@ import numpy as np
 import rasterio
 from shapely import box
 
-from historymap_lib import alignment, artifacts, zonal
+from historymap_lib import alignment, artifacts, evidence, zonal
 from historymap_lib.annotations import read as read_annotations
-from historymap_lib.calibration import TwoGroups
+from historymap_lib.calibration import FEW, TwoGroups
 from historymap_lib.errors import PhotoError, VerificationError
 from historymap_lib.figures import draw_verdicts
 from historymap_lib.footprint_source import load_footprints
@@ -26,6 +27,7 @@ from historymap_lib.imagery import open_photo
 from historymap_lib.phantoms import make_phantoms
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import geopandas as gpd
@@ -35,13 +37,14 @@ if TYPE_CHECKING:
 
     from historymap_lib.annotations import Annotation
     from historymap_lib.footprints import Footprints
+    from historymap_lib.imagery import Photo
     from historymap_lib.project import Project, Verification
 
+LEAST = 0.01
+"""Share of a footprint that must have data for anything to be said of it."""
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
-CODE = tuple(
-    f"historymap_lib.{name}"
-    for name in "verification alignment annotations calibration footprints footprints_osm phantoms zonal".split()
-)
+JUDGING = "verification", "alignment", "annotations", "calibration", "footprints", "footprints_osm", "phantoms", "zonal"
+CODE = tuple(f"historymap_lib.{name}" for name in JUDGING)
 COLUMNS = [
     "osm_type", "osm_id", "building_id", "name", "verdict", "existed", "probability", "confidence", "coverage",
     "overlap", "reason", "needs_verification", "annotated", "model", "photo", "geometry",
@@ -69,7 +72,8 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
     judged = read_annotations(paths.annotations, missing_ok=True)
     found = load_footprints(project, _area(paths.probability, project))
     print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
-    frame = judge(found.frame, paths.probability, judged, project.verification)
+    with _photo(project) as photo:
+        frame = judge(found.frame, paths.probability, judged, project.verification, photo)
     frame["model"] = _model_of(paths.probability, paths.model)
     frame["photo"] = project.photo_name()
     counts = _count(frame, found)
@@ -88,13 +92,19 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
         paths.verified, step="verify", inputs=sources, settings=settings, parameters={}, code=CODE, counts=counts
     )
     if picture:
-        _draw(project, frame)
+        with _photo(project) as photo:
+            if photo is not None:
+                draw_verdicts(frame, photo, paths.verified.with_suffix(".png"))
     text = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in VERDICTS)
     return Verified(paths.verified, counts, f"{paths.verified}: {text}")
 
 
 def judge(
-    frame: gpd.GeoDataFrame, raster: Path, judged: dict[str, Annotation], settings: Verification
+    frame: gpd.GeoDataFrame,
+    raster: Path,
+    judged: dict[str, Annotation],
+    settings: Verification,
+    photo: Photo | None = None,
 ) -> gpd.GeoDataFrame:
     """Return the buildings (in the CRS of the raster) with the columns from `verdict` to `annotated`.
 
@@ -103,9 +113,10 @@ def judge(
         raster: probabilities, uint8, 0 to 254 for 0 to 1, 255 no data.
         judged: annotations by building id.
         settings: thresholds, and how far footprints may lie off.
+        photo: the open photo, whose outlines are looked at too where it is at hand.
 
     """
-    table = score(frame.geometry.to_numpy(), raster, settings)
+    table = score(frame.geometry.to_numpy(), raster, settings, photo)
     frame = frame.reset_index(drop=True).join(table[["probability", "coverage", "overlap"]].round(4))
     covered = (frame["coverage"] >= settings.min_coverage) & frame["probability"].notna()
     frame["probability"] = frame["probability"].where(covered)
@@ -126,20 +137,22 @@ def judge(
     return frame
 
 
-def score(shapes: NDArray[Any], raster: Path, settings: Verification) -> pd.DataFrame:
+def score(shapes: NDArray[Any], raster: Path, settings: Verification, photo: Photo | None = None) -> pd.DataFrame:
     """Return `mean`, `overlap`, `coverage` and the calibrated `probability` of each shape; nan without data.
 
     With too few buildings to calibrate (see `calibration.FEW`) the mean stands as it is.
     """
     offsets = alignment.estimate(raster, shapes, settings.max_offset)
-    phantoms = make_phantoms(shapes)
-    table = zonal.footprint_statistics(raster, offsets.move(shapes))
-    null = zonal.footprint_statistics(raster, offsets.move(phantoms))
-    covered = table["coverage"].to_numpy() >= settings.min_coverage
-    seen = null["coverage"].to_numpy() >= settings.min_coverage
-    mean = table["mean"].to_numpy()
-    groups = TwoGroups.fit(mean[covered], null["mean"].to_numpy()[seen])
-    table["probability"] = mean if groups is None else np.where(np.isnan(mean), np.nan, groups(np.nan_to_num(mean)))
+    moved, phantoms = offsets.move(shapes), offsets.move(make_phantoms(shapes))
+    table = zonal.footprint_statistics(raster, moved)
+    null = zonal.footprint_statistics(raster, phantoms)
+    table["probability"] = table["mean"]
+    covered, seen = (part["coverage"].to_numpy() >= max(settings.min_coverage, LEAST) for part in (table, null))
+    if min(covered.sum(), seen.sum()) >= FEW:
+        real = evidence.describe(moved[covered], raster, photo)
+        scores, null_scores = evidence.score(real, evidence.describe(phantoms[seen], raster, photo))
+        groups = TwoGroups.fit(scores, null_scores)
+        table.loc[covered, "probability"] = groups(scores)
     return table
 
 
@@ -186,13 +199,16 @@ def _area(raster: Path, project: Project) -> Polygon:
     return box(*bounds)
 
 
-def _draw(project: Project, frame: gpd.GeoDataFrame) -> None:
-    """Draw the map of verdicts, where the photo is at hand: judging does not need it."""
-    try:
-        with open_photo(project) as photo:
-            draw_verdicts(frame, photo, project.paths.verified.with_suffix(".png"))
-    except PhotoError as error:
-        print(f"no picture of the verdicts: {error}")  # noqa: T201 - the verdicts stand without it
+@contextmanager
+def _photo(project: Project) -> Iterator[Photo | None]:
+    """Yield the open photo, or None where it is not at hand: buildings can be judged by the probabilities alone."""
+    with ExitStack() as stack:
+        photo = None
+        try:
+            photo = stack.enter_context(open_photo(project))
+        except PhotoError as error:
+            print(f"judging by the probabilities alone, and no picture: {error}")  # noqa: T201 - the user should know
+        yield photo
 
 
 def _write(frame: gpd.GeoDataFrame, metadata: dict[str, Any], path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ def load_model(path: Path) -> TrainedModel:
         return TrainedModel(
             members, Folds(**content["folds"]), float(content["resolution"]), settings, content["metrics"]
         )
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: is a model of another version ({error}); run train again") from error
 
 
@@ -85,9 +85,13 @@ def read_checkpoint(path: Path, kind: str, otherwise: str) -> dict[str, Any]:
     if not path.exists():
         raise ModelError(f"{path}: there is no model; {otherwise}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        with zipfile.ZipFile(path) as archive:  # torch itself overlooks damage to the weights
+            whole = archive.testzip() is None
+        content = torch.load(path, map_location="cpu", weights_only=True) if whole else None
+    except Exception as error:  # a damaged file can make zipfile and pickle raise nearly anything
         raise ModelError(f"{path}: is no model that historymap can read; {otherwise}") from error
+    if not whole:
+        raise ModelError(f"{path}: is damaged; {otherwise}")
     if not isinstance(content, dict) or content.get("format") != kind:
         raise ModelError(f"{path}: is no model of historymap; {otherwise}")
     return content

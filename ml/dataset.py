@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
+TURNED = 0.25
+"""Share of the crops that are turned by any angle, beside the quarter turns that all get."""
 MIN_LABELLED = 0.1
 """A crop with less of its pixels labelled teaches too little for its time."""
 
@@ -64,6 +66,8 @@ def load_tiles(folder: Path, corrected: Path | None = None) -> list[TileData]:
     found = []
     for name, (where, item) in sorted(tiles.items()):
         image, mask, buildings = read_tile(where, name, "images", "masks", "buildings")
+        if not image.shape == mask.shape == buildings.shape or int(buildings.max()) > len(item.get("building_ids", ())):
+            raise TrainingDataError(f"{where}: the files of {name} do not fit each other; run generate-training again")
         found.append(TileData(image, mask, buildings, item))
     return found
 
@@ -77,6 +81,12 @@ def batches(
     tiles: list[TileData], *, crop: int, batch_size: int, count: int, rng: Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield `count` batches of augmented crops: photo (n, 1, crop, crop; float32) and labels (the same; uint8)."""
+    smallest = min(min(tile.image.shape) for tile in tiles)
+    if smallest < crop:
+        raise TrainingDataError(
+            f"the training tiles have {smallest} pixels a side, training.crop asks for {crop}; lower it, or run "
+            "generate-training again"
+        )
     labels = [tile.labels() for tile in tiles]
     for _ in range(count):
         pairs = [_cut(tiles, labels, crop, rng) for _ in range(batch_size)]
@@ -109,12 +119,12 @@ def _cut(
 
 
 def _turn(images: torch.Tensor, labels: torch.Tensor, rng: Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the crops, half of them turned by any angle and a little larger or smaller; what that uncovers is 255.
+    """Return the crops, some of them turned by any angle and a little larger or smaller; what that uncovers is 255.
 
-    A town has few directions and a small case few buildings; the other half keeps the film's grain as it is.
+    A town has few directions and a small case few buildings; the others keep the film's grain as it is.
     """
     count = len(images)
-    angle = np.where(rng.random(count) < 0.5, rng.uniform(0, 2 * np.pi, count), 0.0)  # noqa: PLR2004 - half
+    angle = np.where(rng.random(count) < TURNED, rng.uniform(0, 2 * np.pi, count), 0.0)
     scale = np.where(angle != 0, np.exp(rng.normal(0, 0.1, count)), 1.0)
     cos, sin, none = np.cos(angle) * scale, np.sin(angle) * scale, np.zeros(count)
     matrix = np.stack([np.stack([cos, -sin, none], 1), np.stack([sin, cos, none], 1)], 1).astype(np.float32)
@@ -126,9 +136,7 @@ def _turn(images: torch.Tensor, labels: torch.Tensor, rng: Generator) -> tuple[t
 
 
 def _as_another_film(image: np.ndarray, rng: Generator) -> np.ndarray:
-    """Return the crop as another exposure, contrast and grain would have shown it, normalised to float32."""
+    """Return the crop as a slightly other exposure and contrast would have shown it, normalised to float32."""
     values = normalise(torch.from_numpy(np.ascontiguousarray(image))).numpy()
-    values = values * np.exp(rng.normal(0, 0.2)) + rng.normal(0, 0.3)
-    if rng.random() < 0.3:  # noqa: PLR2004 - some crops, so that the film's own grain is seen as well
-        values = values + rng.normal(0, rng.uniform(0, 0.25), values.shape)
+    values = values * np.exp(rng.normal(0, 0.1)) + rng.normal(0, 0.1)
     return np.ascontiguousarray(values, dtype=np.float32)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from historymap_lib.calibration import TwoGroups
+from historymap_lib.calibration import FEW, TwoGroups
 from historymap_lib.tiles import TEST
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def deny(
         for down, right in SHIFTS:
             moved = np.roll(tile.buildings, (down, right), axis=(0, 1))
             phantoms[tile.fold].append(_means(values, moved, tile.mask == 0, len(tile.ids), OPEN))
-    groups = {fold: TwoGroups.fit(_known(scores[fold]), _known(phantoms[fold])) for fold in scores}
+    groups = {fold: _fit(_known(scores[fold]), _known(phantoms[fold])) for fold in scores}
     queue = {fold: iter(values) for fold, values in scores.items()}
     for tile in learnt:
         means, group = next(queue[tile.fold]), groups[tile.fold]
@@ -52,6 +52,10 @@ def deny(
             name for name, drop, mean in zip(tile.ids, low, means, strict=True) if drop and not np.isnan(mean)
         }
     return {tile.metadata["tile"]: sorted(tile.denied) for tile in tiles}
+
+
+def _fit(scores: np.ndarray, phantoms: np.ndarray) -> TwoGroups | None:
+    return TwoGroups.fit(scores, phantoms) if min(len(scores), len(phantoms)) >= FEW else None
 
 
 def _means(values: np.ndarray, index: np.ndarray, ground: np.ndarray, count: int, share: float) -> np.ndarray:
@@ -66,4 +70,5 @@ def _means(values: np.ndarray, index: np.ndarray, ground: np.ndarray, count: int
 
 def _known(parts: list[np.ndarray]) -> np.ndarray:
     values = np.concatenate(parts)
-    return values[~np.isnan(values)]
+    known: np.ndarray = values[~np.isnan(values)]
+    return known

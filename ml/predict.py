@@ -79,7 +79,8 @@ def predict(project: Project, *, picture: bool = True) -> Predicted:
     with open_photo(project) as photo, artifacts.replacing(paths.probability) as partial:
         layout = Layout(photo.grid, model.folds, project.tiles.size, project.prediction.overlap)
         samples = _samples(photo, layout)
-        runners = [make_runner(member, project.prediction, samples) for member in model.members]
+        pixels = photo.grid.width * photo.grid.height // len(model.members)
+        runners = [make_runner(member, project.prediction, samples, pixels) for member in model.members]
         raw = partial.with_name("raw.tif")
         covered = _write_blocks(photo, layout, runners, raw, project.prediction.batch_size)
         _as_cog(raw, partial)
@@ -190,14 +191,12 @@ def _room(core: Window, layout: Layout) -> tuple[int, int]:
 
 
 def _samples(photo: Photo, layout: Layout) -> np.ndarray:
-    """Return windows spread over the photo that show something (n, window, window; uint8), at least one."""
+    """Return windows spread over the photo, those that show most of it (n, window, window; uint8), at least one."""
     windows = [window for block in layout.blocks() for window in layout.windows(block)]
-    found: list[np.ndarray] = []
-    for index in np.random.default_rng(0).permutation(len(windows))[: 4 * CALIBRATION]:
-        grey, valid = photo.read(windows[index])
-        if valid.mean() > 0.5 and len(found) < CALIBRATION:  # noqa: PLR2004 - mostly photo
-            found.append(grey)
-    return np.stack(found or [np.zeros((layout.window, layout.window), np.uint8)])
+    chosen = np.random.default_rng(0).permutation(len(windows))[: 4 * CALIBRATION]
+    found = [(valid.mean(), grey) for grey, valid in (photo.read(windows[index]) for index in chosen)]
+    found.sort(key=lambda item: -item[0])
+    return np.stack([grey for _, grey in found[:CALIBRATION]])
 
 
 def _as_cog(source: Path, target: Path) -> None:

@@ -44,7 +44,7 @@ def is_half(wanted: str, where: torch.device) -> bool:
     if wanted != "auto":
         return wanted == "bf16"
     if where.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return where.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - there is no public way to ask
 
 

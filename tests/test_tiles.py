@@ -21,20 +21,21 @@ BORDER = 1e-5
 """Of a pixel: bounds that are whole but for rounding do not grow."""
 
 
-@given(west=EASTINGS, south=NORTHINGS, width=SPANS, height=SPANS, resolution=RESOLUTIONS)
-def test_a_grid_covers_its_bounds_and_less_than_a_pixel_more(west, south, width, height, resolution):
-    asked = np.array([west, south, west + width, south + height])
-    grid = Grid.over(tuple(asked), UTM, resolution)
-    more = (np.array(grid.bounds) - asked) / resolution * [-1, -1, 1, 1]
+BOXES = st.builds(
+    lambda west, south, width, height: (west, south, west + width, south + height), EASTINGS, NORTHINGS, SPANS, SPANS
+)
+
+
+@given(bounds=BOXES, resolution=RESOLUTIONS, corner=st.tuples(EASTINGS, NORTHINGS))
+def test_a_grid_covers_its_bounds_and_less_than_a_pixel_more_and_its_pixels_meet_at_the_corner(
+    bounds, resolution, corner
+):
+    grid = Grid.over(bounds, UTM, resolution, corner)
+    steps = (np.array([grid.west, grid.north]) - corner) / resolution
+    assert steps == pytest.approx(np.round(steps), abs=BORDER)
+    more = (np.array(grid.bounds) - bounds) / resolution * [-1, -1, 1, 1]
     assert (more > -BORDER).all()
     assert (more < 1 + BORDER).all()
-
-
-@given(west=EASTINGS, south=NORTHINGS, width=SPANS, height=SPANS, resolution=RESOLUTIONS)
-def test_grids_of_one_resolution_share_their_pixels(west, south, width, height, resolution):
-    grid = Grid.over((west, south, west + width, south + height), UTM, resolution)
-    corner = np.array([grid.west, grid.north]) / resolution
-    assert corner == pytest.approx(np.round(corner), abs=BORDER)
 
 
 @given(

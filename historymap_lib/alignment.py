@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 NO_DATA, FULL = 255, 254
 CELL = 120.0
 """Metres along a neighbourhood; what is measured is spread over about three of them."""
-
 TOWN = 0.1
 """Weight of the whole town beside a neighbourhood: it decides where nothing else is seen, however large the town."""
 
@@ -58,7 +57,8 @@ class Offsets:
 def moved(shapes: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Return the shapes, each moved by its row of `shifts` (n x 2: east, north)."""
     count = get_num_coordinates(shapes)
-    return set_coordinates(shapes.copy(), get_coordinates(shapes) + np.repeat(shifts, count, axis=0))
+    answer: np.ndarray = set_coordinates(shapes.copy(), get_coordinates(shapes) + np.repeat(shifts, count, axis=0))
+    return answer
 
 
 def estimate(raster: Path, shapes: np.ndarray, reach: float) -> Offsets:
@@ -110,7 +110,8 @@ def _fit(dataset: rasterio.DatasetReader, window: Window, shapes: np.ndarray, tr
         return flat
     seen = np.where(known, values / FULL - values[known].mean() / FULL, 0.0)
     fit: np.ndarray = fftconvolve(seen, mask[::-1, ::-1], mode="valid")
-    return fit - fit.mean()
+    fit -= fit.mean()
+    return fit
 
 
 def _peak(fit: np.ndarray) -> tuple[float, float]:

@@ -58,7 +58,8 @@ class TwoGroups:
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Return the probability of each score."""
-        return np.interp(scores, self.scores, self.probabilities)
+        probabilities: np.ndarray = np.interp(scores, self.scores, self.probabilities)
+        return probabilities
 
 
 def _null_share(scores: np.ndarray, phantoms: np.ndarray) -> float:

@@ -74,7 +74,7 @@ def describe(shapes: np.ndarray, raster: Path, photo: Photo | None) -> np.ndarra
 
 
 def score(footprints: np.ndarray, phantoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores of footprints and of phantoms (higher: more like a building) from their evidence, without nan."""
+    """Return the scores of footprints and of phantoms (higher: more like a building) from their evidence, no nan."""
     known = np.concatenate([footprints, phantoms])
     real = np.repeat([1, 0], [len(footprints), len(phantoms)])
     judge = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced")).fit(known, real)

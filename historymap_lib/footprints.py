@@ -110,13 +110,13 @@ def load(
     rows = _identified(table, id_field, path)
     rows["geometry"], repaired, faults = _outlines(table, target, path)
     rows["repaired"] = repaired
-    reasons = {
-        NO_ID: ~rows.pop("known"),
+    reasons: dict[str, np.ndarray] = {
+        NO_ID: ~rows.pop("known").to_numpy(),
         NOT_A_BUILDING: osm.not_a_building(table.fields),
         UNDERGROUND: osm.underground(table.fields),
         **faults,
     }
-    rows["reason"] = np.select(list(reasons.values()), list(reasons), default="")
+    rows["reason"] = np.select(list(reasons.values()), [np.array(reason) for reason in reasons], default="")
     return _sorted_out(rows, area, target)
 
 

@@ -107,7 +107,7 @@ def not_a_building(fields: pd.DataFrame) -> np.ndarray:
     In a file that tags any row with `building`, one without it is something else: a member of a mixed export.
     """
     building, part = tag(fields, "building"), tag(fields, "building:part")
-    untagged = building.isna() & (building.notna().any() | part.notna())
+    untagged = building.isna() & (part.notna() | bool(building.notna().any()))
     return np.asarray(untagged | building.str.lower().isin(["no", "false"]))
 
 

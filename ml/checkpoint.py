@@ -73,7 +73,7 @@ def load_model(path: Path) -> TrainedModel:
             members, Folds(**content["folds"]), float(content["resolution"]), settings, content["metrics"]
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: is a model of another version ({error}); run train again") from error
+        raise ModelError(f"{path}: is a model of another version; run train again") from error
 
 
 def read_checkpoint(path: Path, kind: str, otherwise: str) -> dict[str, Any]:

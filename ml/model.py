@@ -120,8 +120,9 @@ class _ResNet18(nn.Module):
                 RESNET18_WEIGHTS, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # offline, or a damaged file
+            reason = str(error).partition("\n")[0]
             raise ModelError(
-                f"model.pretrained: the weights cannot be had from {RESNET18_WEIGHTS} ({error}); go online once, put "
+                f"model.pretrained: the weights cannot be had from {RESNET18_WEIGHTS} ({reason}); go online once, put "
                 f"the file into {torch.hub.get_dir()}/checkpoints, or set pretrained: false"
             ) from error
         weights = {key: value for key, value in weights.items() if not key.startswith("fc.")}

@@ -1,0 +1,117 @@
+"""From scores to probabilities without a true label, and the phantoms that this takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import beta
+
+from historymap_lib.calibration import TwoGroups
+from historymap_lib.phantoms import make_phantoms
+
+STOOD, LATER = beta(6, 2), beta(2, 6)
+"""How the two groups of a usable model score."""
+
+
+def draw(share: float, count: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scores of footprints, whether each stood, and scores of phantoms."""
+    rng = np.random.default_rng(seed)
+    stood = rng.random(count) < share
+    scores = np.where(stood, STOOD.rvs(count, random_state=rng), LATER.rvs(count, random_state=rng))
+    return scores, stood, LATER.rvs(count, random_state=rng)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_the_share_that_did_not_stand_is_found(share):
+    found = [
+        TwoGroups.fit(scores, phantoms).null_share for scores, _, phantoms in (draw(share, seed=s) for s in (1, 2))
+    ]
+    assert found == pytest.approx([1 - share] * 2, abs=0.08)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_probabilities_are_near_those_of_the_densities(share):
+    scores, _, phantoms = draw(share)
+    found = TwoGroups.fit(scores, phantoms)(scores)
+    stood, later = share * STOOD.pdf(scores), (1 - share) * LATER.pdf(scores)
+    assert np.abs(found - stood / (stood + later)).mean() < 0.05
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_as_many_stood_as_the_probabilities_say(share):
+    scores, stood, phantoms = draw(share, seed=3)
+    found = TwoGroups.fit(scores, phantoms)(scores)
+    for low, high in ((0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 1)):
+        those = (found >= low) & (found < high)
+        assert stood[those].mean() == pytest.approx(found[those].mean(), abs=0.12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(30, 300),
+    st.integers(30, 300),
+    st.floats(0, 1),
+    st.sampled_from([1, 2, 50, 10**6]),
+)
+def test_probabilities_rise_with_the_score_and_are_never_certain(seed, count, others, share, steps):
+    rng = np.random.default_rng(seed)
+    scores = np.where(rng.random(count) < share, rng.beta(6, 2, count), rng.beta(2, 6, count))
+    scores, phantoms = np.round(scores * steps) / steps, np.round(rng.beta(2, 6, others) * steps) / steps
+    found = TwoGroups.fit(scores, phantoms)
+    values = found(np.linspace(-0.5, 1.5, 201))
+    assert (np.diff(values) >= 0).all()
+    assert ((values > 0) & (values < 1)).all()
+    assert 0 < found.null_share < 1
+
+
+def test_where_all_is_open_ground_nothing_is_said_to_stand():
+    scores, _, phantoms = draw(0)
+    assert TwoGroups.fit(scores, phantoms)(scores).mean() < 0.1
+
+
+def test_where_all_stood_nothing_is_denied():
+    scores, _, phantoms = draw(1)
+    assert TwoGroups.fit(scores, phantoms)(scores).mean() > 0.9
+
+
+def houses(count: int, side: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    x, y = rng.uniform(0, side, (2, count))
+    width, height = rng.uniform(4, 25, (2, count))
+    return shapely.box(x, y, x + width, y + height)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 200), st.floats(30, 2000), st.integers(0, 1000), st.integers(1, 150))
+def test_phantoms_touch_no_footprint(count, side, seed, most):
+    shapes = houses(count, side, seed)
+    found = make_phantoms(shapes, most=most, seed=seed)
+    assert len(found) <= most
+    assert shapely.STRtree(shapes).query(found, predicate="intersects").size == 0
+
+
+def test_phantoms_have_the_shapes_of_footprints_near_by():
+    shapes = houses(50, 3000, 1)
+    found = make_phantoms(shapes)
+    assert len(found) > 40
+    areas = np.sort(shapely.area(shapes))
+    assert np.abs(areas[np.searchsorted(areas, shapely.area(found) - 1e-6)] - shapely.area(found)).max() < 1e-5
+
+
+def test_the_same_seed_gives_the_same_phantoms_and_another_others():
+    shapes = houses(60, 500, 2)
+    first, again, other = (make_phantoms(shapes, seed=seed) for seed in (5, 5, 6))
+    assert shapely.to_wkb(first).tolist() == shapely.to_wkb(again).tolist()
+    assert shapely.to_wkb(first).tolist() != shapely.to_wkb(other).tolist()
+
+
+def test_a_town_without_open_ground_or_houses_has_no_phantoms():
+    block = shapely.box(0, 0, 5000, 5000)
+    cover = np.array([block, *shapely.box([2400, 2450], [2400, 2450], [2410, 2460], [2410, 2460])])
+    found = make_phantoms(cover, most=10)
+    assert shapely.STRtree(cover).query(found, predicate="intersects").size == 0
+    assert len(make_phantoms(np.array([], dtype=object))) == 0

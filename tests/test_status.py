@@ -1,0 +1,104 @@
+"""The status of a case: what is there, and the next step; whatever state the files are in."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from case_fixtures import change, lattice, make_case, save_random_model, seen, write_probability
+
+from historymap_lib import annotations, artifacts, steps
+from historymap_lib.annotations import Annotation
+from historymap_lib.project import load
+from historymap_lib.status import read_status
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A case with everything but a model trained here."""
+    file = make_case(tmp_path_factory.mktemp("town"), tiles={"count": 5})
+    case = load(file)
+    steps.run(case, "generate-training")
+    annotations.save(case.paths.annotations, [Annotation(osm_id=2, existed=True)])
+    steps.run(case, "apply-annotations")
+    write_probability(case, seen(lattice()))
+    steps.run(case, "verify")
+    return file
+
+
+def texts(case):
+    return {item.name: item.text for item in read_status(case).items}
+
+
+def test_of_a_new_case_nothing_is_there_and_the_first_step_is_due(tmp_path):
+    case = load(make_case(tmp_path))
+    status = read_status(case)
+    assert not any(item.exists for item in status.items)
+    assert status.next == "historymap run generate-training (it has not run yet)"
+    assert texts(case)["annotations"] == "0 buildings"
+
+
+def test_the_things_are_told_in_numbers_in_the_order_in_which_they_are_made(finished):
+    case = load(finished)
+    status = read_status(case)
+    assert [item.name for item in status.items] == [
+        "training tiles", "corrected tiles", "model", "probability", "verdicts", "annotations",
+    ]  # fmt: skip
+    found = texts(case)
+    assert found["training tiles"].startswith("5 tiles (")
+    assert found["corrected tiles"].endswith(" tiles")
+    assert found["probability"] == "there, but without its manifest"
+    counts = artifacts.read_manifest(case.paths.verified)["counts"]
+    assert found["verdicts"].startswith(f"{counts['existed']} existed, {counts['not_existed']} not existed, ")
+    assert found["annotations"] == "1 buildings"
+    assert status.next == "historymap run train (it has not run yet)"
+
+
+def test_the_next_step_is_the_first_that_is_out_of_date_and_why(finished):
+    change(finished, "tiles", count=6)
+    assert read_status(load(finished)).next == "historymap run generate-training (its settings have changed)"
+    change(finished, "tiles", count=5)
+    assert "generate-training" not in read_status(load(finished)).next
+
+
+def test_the_table_is_for_people_and_the_dict_for_programs(finished):
+    status = read_status(load(finished))
+    lines = status.table().splitlines()
+    assert lines[0] == "case town"
+    assert lines[-1] == f"next: {status.next}"
+    assert len(lines) == len(status.items) + 2
+    assert json.loads(json.dumps(status.as_dict()))["items"][0]["exists"] is True
+
+
+@pytest.mark.parametrize(
+    "manifest", ["", "{", "[]", "{}", '{"inputs": 3, "settings": [], "code": "x", "parameters": null, "made_at": 7}']
+)
+def test_damaged_manifests_are_told_and_are_no_error(tmp_path, manifest):
+    case = load(make_case(tmp_path))
+    steps.run(case, "generate-training", tiles=1)
+    save_random_model(case)
+    write_probability(case, seen(lattice()))
+    case.paths.verified.write_text("{}")
+    for path in (case.paths.training, case.paths.model, case.paths.probability, case.paths.verified):
+        artifacts.manifest_path(path).write_text(manifest)
+    status = read_status(case)
+    assert status.next.startswith("historymap run generate-training (it")
+    assert status.table()
+
+
+def test_broken_annotations_are_told_and_are_no_error(tmp_path):
+    case = load(make_case(tmp_path))
+    case.paths.annotations.parent.mkdir(parents=True)
+    case.paths.annotations.write_text("{")
+    assert "is no JSON" in texts(case)["annotations"]
+
+
+def test_metrics_of_the_model_are_told(tmp_path):
+    case = load(make_case(tmp_path))
+    save_random_model(case)
+    artifacts.write_manifest(case.paths.model, step="train", inputs=[], settings={}, parameters={}, code=[])
+    assert texts(case)["model"] == "there, but without its metrics"
+    artifacts.write_json(case.paths.models / "metrics.json", {"validation_iou": 0.5, "tiles": 7})
+    assert texts(case)["model"] == "validation IoU 0.500, 7 tiles"
+    artifacts.write_json(case.paths.models / "metrics.json", {"validation_iou": None})
+    assert "odd" in texts(case)["model"]

@@ -1,0 +1,183 @@
+"""The table of steps: what is up to date is skipped, and everything that matters puts it out of date."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from case_fixtures import (
+    SIZE,
+    change,
+    lattice,
+    make_case,
+    photo_of,
+    save_random_model,
+    seen,
+    write_footprints,
+    write_photo,
+    write_probability,
+)
+
+from historymap_lib import annotations, artifacts, steps
+from historymap_lib.annotations import Annotation
+from historymap_lib.errors import StepError
+from historymap_lib.project import load
+
+RAN, SKIPPED = " tiles in ", "skipped, "
+
+
+@pytest.fixture
+def town(tmp_path):
+    """The YAML of a case whose training tiles are up to date."""
+    file = make_case(tmp_path, tiles={"count": 3})
+    assert RAN in steps.run(load(file), "generate-training")
+    return file
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """The YAML of a case whose buildings have been judged."""
+    file = make_case(tmp_path)
+    write_probability(load(file), seen(lattice()))
+    annotations.save(load(file).paths.annotations, [Annotation(osm_id=2, existed=True)])
+    steps.run(load(file), "verify")
+    return file
+
+
+def test_what_is_up_to_date_is_skipped_and_says_so(town):
+    before = artifacts.read_manifest(load(town).paths.training)
+    said = steps.run(load(town), "generate-training")
+    assert said.startswith("generate-training: skipped, ")
+    assert said.endswith("training is up to date (--force runs it all the same)")
+    assert artifacts.read_manifest(load(town).paths.training) == before
+    assert SKIPPED in steps.run(load(town), "generate-training")
+
+
+def test_force_runs_it_all_the_same(town):
+    assert RAN in steps.run(load(town), "generate-training", force=True)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(lambda file: write_photo(file.parent / "photo.tif", photo_of({})), id="the photo"),
+        pytest.param(
+            lambda file: write_footprints(file.parent / "footprints.geojson", dict(list(lattice().items())[:90])),
+            id="the footprints",
+        ),
+        pytest.param(lambda file: change(file, "tiles", count=4), id="a setting"),
+        pytest.param(lambda file: change(file, "photo", year=1938), id="a setting of another section"),
+        pytest.param(lambda file: shutil.rmtree(load(file).paths.training), id="the artifact is gone"),
+        pytest.param(lambda file: (load(file).paths.training / "manifest.json").unlink(), id="the manifest is gone"),
+        pytest.param(
+            lambda file: (load(file).paths.training / "manifest.json").write_text('{"step": "generate-training"}'),
+            id="the manifest is damaged",
+        ),
+    ],
+)
+def test_a_change_of_what_it_was_made_from_makes_it_run(town, act):
+    act(town)
+    if not artifacts.manifest_path(load(town).paths.training).exists():
+        shutil.rmtree(load(town).paths.training, ignore_errors=True)  # without a manifest it is a foreign folder
+    assert RAN in steps.run(load(town), "generate-training")
+    assert SKIPPED in steps.run(load(town), "generate-training")
+
+
+def test_a_setting_that_does_not_matter_for_a_step_does_not_make_it_run(town):
+    change(town, "verification", existed_from=0.8)
+    assert SKIPPED in steps.run(load(town), "generate-training")
+
+
+def test_a_touched_file_with_the_same_content_does_not_make_it_run(town):
+    (town.parent / "photo.tif").touch()
+    assert SKIPPED in steps.run(load(town), "generate-training")
+
+
+@pytest.mark.parametrize("module", ["training_data", "imagery", "footprints", "tiles"])
+def test_changed_code_makes_it_run(town, monkeypatch, module):
+    true = artifacts.code_fingerprint
+    monkeypatch.setattr(
+        artifacts, "code_fingerprint", lambda name: true(name) + "x" * (name == f"historymap_lib.{module}")
+    )
+    assert RAN in steps.run(load(town), "generate-training")
+    assert SKIPPED in steps.run(load(town), "generate-training")
+
+
+def test_another_parameter_makes_it_run_and_the_same_one_does_not(town):
+    assert RAN in steps.run(load(town), "generate-training", tiles=2)
+    assert SKIPPED in steps.run(load(town), "generate-training", tiles=2)
+    assert RAN in steps.run(load(town), "generate-training", tiles=5)
+
+
+def test_to_be_written_elsewhere_makes_it_run(town, tmp_path):
+    for _ in range(2):
+        assert RAN in steps.run(load(town), "generate-training", output=tmp_path / "elsewhere")
+    assert SKIPPED in steps.run(load(town), "generate-training")
+
+
+@pytest.mark.parametrize("name", ["probability", "footprints", "annotations", "new annotations", "threshold"])
+def test_verify_runs_when_what_it_reads_has_changed(judged, name):
+    case = load(judged)
+    assert SKIPPED in steps.run(case, "verify")
+    if name == "probability":
+        write_probability(case, np.full((SIZE, SIZE), 80, np.uint8))
+    elif name == "footprints":
+        write_footprints(judged.parent / "footprints.geojson", dict(list(lattice().items())[:90]))
+    elif name == "annotations":
+        case.paths.annotations.unlink()
+    elif name == "new annotations":
+        annotations.add(case.paths.annotations, [Annotation(osm_id=4, existed=False)])
+    else:
+        change(judged, "verification", existed_from=0.8)
+    assert SKIPPED not in steps.run(load(judged), "verify")
+    assert SKIPPED in steps.run(load(judged), "verify")
+
+
+def test_corrections_run_when_annotations_tiles_or_footprints_have_changed(town):
+    case = load(town)
+    annotations.save(case.paths.annotations, [Annotation(osm_id=2, existed=True)])
+    run = lambda: SKIPPED not in steps.run(load(town), "apply-annotations")  # noqa: E731
+    assert run()
+    assert not run()
+    annotations.add(case.paths.annotations, [Annotation(osm_id=4, existed=False)])
+    assert run()
+    write_footprints(town.parent / "footprints.geojson", dict(list(lattice().items())[:90]))
+    assert run()
+    assert not run()
+    steps.run(load(town), "generate-training", tiles=1)
+    assert run()
+
+
+def test_predict_is_skipped_until_the_model_changes(tmp_path):
+    file = make_case(tmp_path)
+    save_random_model(load(file))
+    assert SKIPPED not in steps.run(load(file), "predict")
+    assert SKIPPED in steps.run(load(file), "predict")
+    load(file).paths.model.write_bytes(load(file).paths.model.read_bytes() + b"\0")
+    assert SKIPPED not in steps.run(load(file), "predict")
+
+
+def test_an_unknown_step_or_parameter_is_told(town):
+    with pytest.raises(StepError, match="there is no step dance; the steps are generate-training, train"):
+        steps.run(load(town), "dance")
+    with pytest.raises(StepError, match="verify takes no colour, tiles; see historymap run verify --help"):
+        steps.run(load(town), "verify", tiles=3, colour="red")
+
+
+def test_every_step_of_the_table_has_its_function_and_a_line_of_help():
+    for name, step in steps.STEPS.items():
+        assert step.name == name
+        assert callable(step.load())
+        assert step.help[0].islower()
+        assert not step.help.endswith(".")
+    assert set(steps.ALL) < set(steps.STEPS)
+
+
+def test_the_manifest_traces_what_was_made_from_what(town):
+    manifest = json.loads((load(town).paths.training / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["step"] == "generate-training"
+    assert manifest["inputs"][str(town.parent / "photo.tif")] == artifacts.fingerprint(town.parent / "photo.tif")
+    assert manifest["settings"]["tiles"]["count"] == 3
+    assert manifest["code"]["historymap_lib.tiles"] == artifacts.code_fingerprint("historymap_lib.tiles")

@@ -27,7 +27,8 @@ from historymap_lib.tiles import Grid
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from historymap_lib.project import FilePhoto, Project
+    from historymap_lib.project import Project
+    from historymap_lib.settings import FilePhoto
 
 Bounds = tuple[float, float, float, float]
 """West, south, east, north."""

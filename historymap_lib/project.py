@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pyproj import CRS
-from pyproj.exceptions import CRSError
 
 from historymap_lib.errors import SettingsError
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-AnyPath = Annotated[Path, Field(strict=False)]
-
-BOUNDS = 4
-MIN_WIDTHS = 2
-DIVISOR = 32
-"""Tiles and crops are multiples of this: the deepest network halves its input five times."""
+from historymap_lib.settings import (
+    Area,
+    FileFootprints,
+    FilePhoto,
+    Model,
+    OverpassFootprints,
+    Paths,
+    Prediction,
+    Section,
+    Tiles,
+    Training,
+    Verification,
+    WmsPhoto,
+    expanded,
+)
 
 SHOULD = {
     "model_type": "should hold keys with values, as in `key: value`",
@@ -39,212 +42,6 @@ SHOULD = {
     "too_long": "has too many values",
 }
 """What pydantic says in its own words, by its type of error, in ours."""
-
-
-class Section(BaseModel):
-    """A section of the YAML: unknown keys are errors, values do not change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, ser_json_inf_nan="strings")
-
-
-class Area(Section):
-    """Where to work: a projected CRS in metres, and the bounds (west, south, east, north) in `bounds_crs`."""
-
-    crs: str
-    bounds: list[float] | None = None  # none: the whole photo
-    bounds_crs: str = "EPSG:4326"
-
-    @field_validator("crs")
-    @classmethod
-    def _in_metres(cls, value: str) -> str:
-        crs = _crs(value)
-        units = {axis.unit_name for axis in crs.axis_info[:2]}
-        if not crs.is_projected or units != {"metre"}:
-            raise ValueError(
-                f"{value} ({crs.name}) counts in {' and '.join(sorted(units)) or 'nothing'}; "
-                "name a projected CRS in metres, for instance the UTM zone of the area"
-            )
-        return value
-
-    @field_validator("bounds_crs")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        _crs(value)
-        return value
-
-    @field_validator("bounds")
-    @classmethod
-    def _west_of_east(cls, value: list[float] | None) -> list[float] | None:
-        if value is not None:
-            if len(value) != BOUNDS:
-                raise ValueError(f"{value} has {len(value)} numbers; give four: west, south, east, north")
-            west, south, east, north = value
-            if not (west < east and south < north):
-                raise ValueError(f"{value} is empty; give west, south, east, north with west < east and south < north")
-        return value
-
-
-class FilePhoto(Section):
-    """A photo in one raster file or several (a mosaic; where they overlap the first listed wins)."""
-
-    source: Literal["file"] = "file"
-    path: str | list[str]
-    name: str | None = None
-    year: int | None = None
-    nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None  # none: as the file says
-    stretch: tuple[Share, Share] = Field((0.01, 0.99), strict=False)  # of the grey values, for more than 8 bits
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        names = value if isinstance(value, list) else [value]
-        if not names or not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f"{value!r} names no file; give the path of one, or a list of paths")
-        return value
-
-    @field_validator("stretch")
-    @classmethod
-    def _dark_to_bright(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] >= value[1]:
-            raise ValueError(f"{list(value)} is not in order; give the darker share first, such as [0.01, 0.99]")
-        return value
-
-    @property
-    def paths(self) -> list[str]:
-        """Always a list."""
-        return [self.path] if isinstance(self.path, str) else self.path
-
-
-class WmsPhoto(Section):
-    """A photo in a layer of a Web Map Service."""
-
-    source: Literal["wms"]
-    url: str
-    layer: str
-    version: Literal["1.1.1", "1.3.0"] = "1.3.0"
-    name: str | None = None
-    year: int | None = None
-
-
-class FileFootprints(Section):
-    """Today's buildings in a vector file; `id_field` names the column of ids where it is not the usual one."""
-
-    source: Literal["file"] = "file"
-    path: str
-    layer: str | None = None
-    id_field: str | None = None
-
-
-class OverpassFootprints(Section):
-    """Today's buildings from OpenStreetMap by an Overpass server."""
-
-    source: Literal["overpass"]
-    url: str = "https://overpass-api.de/api"
-
-
-class Tiles(Section):
-    """Training tiles: `size` in pixels, `resolution` in metres a pixel, split by blocks of `block` x `block` tiles."""
-
-    size: Annotated[int, Field(ge=DIVISOR, multiple_of=DIVISOR)] = 512
-    resolution: Positive = 0.5
-    count: Count = 50
-    block: Count = 1
-    folds: Annotated[int, Field(ge=2, le=10)] = 2
-    test: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # share of blocks that no training ever sees
-    min_valid: Share = 0.25  # a tile with less of the photo on it is skipped
-
-
-class Model(Section):
-    """The U-Net: either a compact one by `widths`, or one with the encoder resnet18."""
-
-    architecture: Literal["unet"] = "unet"
-    encoder: Literal["widths", "resnet18"] = "widths"
-    widths: list[Count] = [16, 32, 64, 128]
-    stride: Literal[1, 2] = 2  # of the compact network: it works at this many pixels a cell
-    pretrained: bool = False
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.encoder == "widths" and self.pretrained:
-            raise ValueError("pretrained: true goes with encoder: resnet18 only; nobody publishes weights for widths")
-        if len(self.widths) < MIN_WIDTHS or len(self.widths) > DIVISOR.bit_length():
-            raise ValueError(f"widths {self.widths} has {len(self.widths)} levels; give two to six")
-        return self
-
-
-class Training(Section):
-    """How the model learns; an epoch sees every training tile once, cut into crops."""
-
-    epochs: Count = 80
-    batch_size: Count = 8
-    crop: Annotated[int, Field(ge=DIVISOR, multiple_of=DIVISOR)] = 256
-    learning_rate: Positive = 3e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    patience: Count = 40  # epochs without a better validation IoU before stopping
-    rounds: Annotated[int, Field(ge=1, le=3)] = 1  # after a round, labels that the model denies are left out
-    seed: int = 1937
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-
-
-class Prediction(Section):
-    """How the photo is predicted; windows of `tiles.size` overlap by `overlap` of their width and are blended."""
-
-    overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.125
-    runtime: Literal["auto", "torch", "openvino"] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
-    batch_size: Count = 4
-
-
-class Verification(Section):
-    """When a probability is a verdict; what lies between the two is unsure."""
-
-    existed_from: Share = 0.9
-    not_existed_to: Share = 0.1
-    min_coverage: Share = 0.5  # of the footprint on the photo; with less it is no_coverage
-    max_offset: Annotated[float, Field(ge=0, le=20)] = 3.0  # metres, how far footprints may lie off the photo
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.not_existed_to >= self.existed_from:
-            raise ValueError(f"not_existed_to {self.not_existed_to} must be less than existed_from {self.existed_from}")
-        return self
-
-
-class Paths(Section):
-    """Where things lie; `{name}` stands for the name of the case. Absolute after `load`."""
-
-    root: AnyPath = Path()
-    training: AnyPath = Path("data/{name}/training")
-    corrected: AnyPath = Path("data/{name}/training_corrected")
-    models: AnyPath = Path("models/{name}")
-    predictions: AnyPath = Path("data/{name}/predictions")
-    verified: AnyPath = Path("data/{name}/buildings_verified.geojson")
-    annotations: AnyPath = Path("data/{name}/annotations.json")
-
-    @field_validator("verified")
-    @classmethod
-    def _geojson(cls, value: Path) -> Path:
-        if value.suffix != ".geojson":
-            raise ValueError(f"{value} must end in .geojson; the GeoPackage is written beside it")
-        return value
-
-    def within(self, folder: Path, name: str) -> Paths:
-        """Return the same with absolute paths: the root below `folder`, the others below the root."""
-        named = {key: _expanded(str(value).replace("{name}", name)) for key, value in self.model_dump().items()}
-        root = (folder / named.pop("root")).resolve()
-        return Paths.model_validate({"root": root} | {key: root / value for key, value in named.items()})
-
-    @property
-    def model(self) -> Path:
-        """The trained model."""
-        return self.models / "best_model.pth"
-
-    @property
-    def probability(self) -> Path:
-        """The probability raster."""
-        return self.predictions / "probability.tif"
-
 
 SOURCES: dict[tuple[str, ...], type[Section]] = {
     ("photo", "file"): FilePhoto,
@@ -294,7 +91,7 @@ class Project(Section):
 
     def resolve(self, path: str) -> Path:
         """Return a path of the settings as absolute, relative ones below the root."""
-        return self.paths.root / _expanded(path)
+        return self.paths.root / expanded(path)
 
     def photo_name(self) -> str:
         """Return what the photo is called in verdicts and pictures."""
@@ -392,15 +189,3 @@ def _known_keys(path: list[str]) -> list[str]:
     """Return the keys of a section, by its path of keys (in which the source follows `photo` and `footprints`)."""
     section: Any = SOURCES.get(tuple(path[:2])) or (Project.model_fields[path[0]].annotation if path else Project)
     return list(section.model_fields)
-
-
-def _expanded(path: str) -> Path:
-    """Return the path with the home folder in place of `~`; where there is no such user, `~1937.tif` is a file."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises there
-
-
-def _crs(value: str) -> CRS:
-    try:
-        return CRS.from_user_input(value)
-    except CRSError as error:
-        raise ValueError(f"{value!r} is no CRS that PROJ knows; give a code such as EPSG:25832") from error

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from historymap_lib.annotations import Annotation
     from historymap_lib.footprints import Footprints
     from historymap_lib.imagery import Photo
-    from historymap_lib.project import Project, Verification
+    from historymap_lib.project import Project
+    from historymap_lib.settings import Verification
 
 LEAST = 0.01
 """Share of a footprint that must have data for anything to be said of it."""

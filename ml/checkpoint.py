@@ -10,7 +10,7 @@ import torch
 
 from historymap_lib import artifacts
 from historymap_lib.errors import ModelError
-from historymap_lib.project import Model as ModelSettings
+from historymap_lib.settings import Model as ModelSettings
 from historymap_lib.tiles import Folds
 from ml.model import build
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.nn import functional
 
+from historymap_lib.errors import ModelError
 from historymap_lib.training_data import IGNORE
 
 if TYPE_CHECKING:
@@ -40,7 +41,16 @@ class BestIou:
         self._others = np.zeros(BINS, np.int64)
 
     def add(self, probability: np.ndarray, labels: np.ndarray) -> None:
-        """Count pixels: probabilities 0 to 1 and labels 0, 1, 255, of the same shape."""
+        """Count pixels: probabilities 0 to 1 and labels 0, 1, 255, of the same shape.
+
+        Raises:
+            ModelError: a probability is no number.
+
+        """
+        if not np.isfinite(probability).all():
+            raise ModelError(
+                "the training has run away: the model no longer gives numbers; lower training.learning_rate"
+            )
         bins = np.minimum((probability * BINS).astype(np.int64), BINS - 1)
         self._buildings += np.bincount(bins[labels == 1], minlength=BINS)
         self._others += np.bincount(bins[labels == 0], minlength=BINS)

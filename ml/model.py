@@ -18,11 +18,13 @@ from historymap_lib.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from historymap_lib.project import Model as ModelSettings
+    from historymap_lib.settings import Model as ModelSettings
 
 RESNET18_WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 RESNET18_WIDTHS = (64, 64, 128, 256, 512)
 RESNET18_STRIDE = 2
+PRIOR = -2.0
+"""Logit of the share of a town that is building, about one pixel in eight."""
 MID, SPREAD = 0.5, 0.25
 """Grey values 0 to 255 are brought to about -2 to 2; fixed numbers, so a tile does not depend on its neighbours."""
 
@@ -59,7 +61,9 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(
             _double(deep + shallow, shallow) for deep, shallow in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
-        self.head = nn.Sequential(nn.Conv2d(widths[0], stride**2, 1), nn.PixelShuffle(stride))
+        last = nn.Conv2d(widths[0], stride**2, 1)
+        nn.init.constant_(last.bias, PRIOR)  # type: ignore[arg-type] # else the first fifth of a training learns this
+        self.head = nn.Sequential(last, nn.PixelShuffle(stride))
 
     def forward(self, grey: torch.Tensor) -> torch.Tensor:
         """Return a logit a pixel."""

@@ -27,7 +27,7 @@ from historymap_lib.errors import ModelError
 from historymap_lib.figures import draw_probability
 from historymap_lib.imagery import Photo, open_photo, photo_files
 from historymap_lib.progress import track
-from historymap_lib.project import DIVISOR
+from historymap_lib.settings import DIVISOR
 from ml import runtime
 from ml.checkpoint import load_model
 from ml.runner import FULL, Runner, make_runner

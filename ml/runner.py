@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from historymap_lib.errors import ModelError
-from historymap_lib.project import DIVISOR
+from historymap_lib.settings import DIVISOR
 from ml import runtime
 from ml.model import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from historymap_lib.project import Prediction
+    from historymap_lib.settings import Prediction
 
 FULL = 254
 """The stored value of probability 1; 255 is no data."""
@@ -79,6 +79,7 @@ class _Whole(nn.Module):
         self.network = network
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return the stored values, as floats."""
         logits = self.network(normalise(windows)[:, None])
         return torch.round(torch.sigmoid(logits.float()[:, 0]) * FULL)
 

@@ -47,7 +47,7 @@ CODE = ("ml.train", "ml.dataset", "ml.denial", "ml.loss", "ml.model", "historyma
 STATE_FORMAT = "historymap-training-1"
 VALIDATIONS = 20
 """How often a training looks at its validation tiles, about."""
-WARM_UP = 0.15
+WARM_UP = 0.05
 """Share of the steps in which the learning rate rises, before it falls as a cosine."""
 
 

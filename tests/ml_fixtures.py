@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
+import torch
 import yaml
 from rasterio.transform import from_origin
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
 
 WEST, NORTH = 570_000.0, 7_033_000.0
+torch.set_num_threads(1)  # the networks are so small that threads would only wait for each other
 CELL = 64
 """Pixels along a tile; each has two houses, well inside."""
 

@@ -196,7 +196,7 @@ def test_buildings_that_look_like_open_ground_are_denied_and_others_are_not():
     later = {name for name in all_ids if int(name.rpartition("-")[2]) % 4 == 0}
     found = {name for names in denied.values() for name in names}
     assert found <= later
-    assert len(found) > 0.8 * len(later)
+    assert len(found) > 0.7 * len(later)
 
 
 def test_only_the_member_that_has_not_learned_from_a_tile_may_deny_there():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from historymap_lib.errors import ModelError
-from historymap_lib.project import Model
+from historymap_lib.settings import Model
 from historymap_lib.tiles import Folds
 from ml.checkpoint import load_model, save_model
 from ml.loss import BestIou, masked_loss

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from historymap_lib.errors import SettingsError
-from historymap_lib.project import BOUNDS, FilePhoto, OverpassFootprints, Project, WmsPhoto, load
+from historymap_lib.project import Project, load
+from historymap_lib.settings import BOUNDS, FilePhoto, OverpassFootprints, WmsPhoto
 
 JARGON = ("pydantic", "value_error", "_type", "dictionary", "instance of", "<class", "Traceback", "ctx", "str is")
 CASES = Path(__file__).parents[1] / "ml"

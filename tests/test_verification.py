@@ -31,7 +31,8 @@ from sklearn.metrics import roc_auc_score
 from historymap_lib import annotations, artifacts
 from historymap_lib.annotations import Annotation
 from historymap_lib.errors import AnnotationsError, FootprintsError, VerificationError
-from historymap_lib.project import Verification, load
+from historymap_lib.project import load
+from historymap_lib.settings import Verification
 from historymap_lib.verification import COLUMNS, VERDICTS, judge, verify
 
 FEW = {number: rectangle(20 + 30 * number, 40 + 20 * number) for number in range(1, 7)}

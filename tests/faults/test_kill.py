@@ -33,10 +33,22 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
 
 ROUNDS = 10
+CHANGES = 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 21, 25, 30, 50, 70
+"""Before which change of a file to die, of the some 10 (verify) to 80 (generate-training) that a step makes."""
 NURSERY = """
 import json, os, resource, signal, sys
 import historymap_lib.corrections, ml.predict
 from historymap_lib import cli
+def die_at(change, folder):
+    left = change
+    def watch(event, arguments):
+        nonlocal left
+        writes = event == "open" and arguments[1] is not None and set(arguments[1]) & set("wax+")
+        if (writes or event in {"os.rename", "os.mkdir", "os.rmdir", "os.remove"}) and folder in str(arguments[0]):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(watch)
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()
@@ -46,6 +58,8 @@ for line in sys.stdin:
         if order["room"]:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["room"], order["room"]))
+        if order["die_at"]:
+            die_at(order["die_at"], order["folder"])
         code = 99
         try:
             code = cli.main(order["arguments"])
@@ -69,10 +83,27 @@ class Nursery:
         )
 
     def run(
-        self, arguments: list[str], *, kill_after: float | None = None, how: int = signal.SIGKILL, room: int = 0
+        self,
+        arguments: list[str],
+        *,
+        kill_after: float | None = None,
+        how: int = signal.SIGKILL,
+        room: int = 0,
+        die_at: int = 0,
+        folder: str = "",
     ) -> int:
-        """Return the exit code, negative after a signal; `room` is the size in bytes that no file may exceed."""
-        order = {"arguments": arguments, "log": str(self.log), "room": room}
+        """Return the exit code, negative after a signal.
+
+        Args:
+            arguments: of the command.
+            kill_after: seconds after which it gets the signal `how`.
+            how: the signal.
+            room: the size in bytes that no file may exceed; 0 for any.
+            die_at: which change of a file in `folder` it shall not live to make; 0 for none.
+            folder: where these are counted.
+
+        """
+        order = {"arguments": arguments, "log": str(self.log), "room": room, "die_at": die_at, "folder": folder}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         child = int(self._process.stdout.readline())
@@ -210,6 +241,27 @@ def test_after_kill_9_there_is_the_old_artifact_or_the_new_one(switched, nursery
         assert found in made
         now = made.index(found)
     assert killed >= ROUNDS // 3
+    switch.set_state(case, 1 - now)
+    assert nursery.run(command) == 0
+    assert switch.read(case) == made[1 - now]
+    assert leftovers(case) == []
+
+
+@every_step
+def test_killed_before_any_change_of_a_file_there_is_the_old_artifact_or_the_new_one(switched, nursery):
+    switch, case, command, made, _ = switched
+    now, killed = 0, 0
+    for change_of_a_file in CHANGES:
+        switch.set_state(case, 1 - now)
+        code = nursery.run(command, die_at=change_of_a_file, folder=str(case.paths.root))
+        found = switch.read(case)
+        assert found in made
+        now = made.index(found)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        killed += 1
+    assert killed >= 5
     switch.set_state(case, 1 - now)
     assert nursery.run(command) == 0
     assert switch.read(case) == made[1 - now]

@@ -6,7 +6,7 @@ by feature) and in its other way (raster by raster). rasterstats is so slow that
 the raster in memory already, its fastest way, and from the file; it is compared by buildings a second.
 """
 
-# ruff: noqa: T201 - a table is what it makes
+
 
 from __future__ import annotations
 

@@ -120,6 +120,11 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+def fingerprints(paths: Iterable[Path]) -> dict[str, str]:
+    """Return the fingerprint of each path, by its name."""
+    return {str(path): fingerprint(path) for path in paths}
+
+
 def code_fingerprint(module: str) -> str:
     """Return a SHA-256 of the source of a module, by its name and without importing it; `""` where there is none."""
     spec = importlib.util.find_spec(module)
@@ -135,7 +140,7 @@ def write_manifest(
     artifact: Path,
     *,
     step: str,
-    inputs: Iterable[Path],
+    inputs: Iterable[Path] | dict[str, str],
     settings: dict[str, Any],
     parameters: dict[str, Any],
     code: Iterable[str],
@@ -157,7 +162,7 @@ def write_manifest(
         "step": step,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "historymap": __version__,
-        "inputs": {str(path): fingerprint(path) for path in inputs},
+        "inputs": inputs if isinstance(inputs, dict) else fingerprints(inputs),
         "settings": settings,
         "parameters": parameters,
         "code": {module: code_fingerprint(module) for module in code},

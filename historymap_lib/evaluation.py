@@ -329,14 +329,16 @@ def _size_classes(buildings: gpd.GeoDataFrame) -> pd.Categorical:
 def _read_verdicts(path: Path) -> gpd.GeoDataFrame:
     """Read what `verify` wrote: `building_id`, `verdict`, `probability` (float64, NaN for null), `annotated` (bool)."""
     if not path.exists():
-        raise EvaluationError(f"There are no verdicts at {path}: run `historymap verify` first.")
+        raise EvaluationError(f"There are no verdicts at {path}: run `historymap run verify` first.")
     try:
         buildings = gpd.read_file(path)
         fault = _fault(buildings)
     except (RuntimeError, OSError, ValueError) as error:
         fault = f"cannot be read, {error}"
     if fault:
-        raise EvaluationError(f"{path} is no file of verdicts ({fault}): give the one that `historymap verify` writes.")
+        raise EvaluationError(
+            f"{path} is no file of verdicts ({fault}): give the one that `historymap run verify` writes."
+        )
     buildings["annotated"] = buildings["annotated"].isin([True])
     buildings["probability"] = buildings["probability"].astype(float)
     return buildings

@@ -147,8 +147,9 @@ class Model(Section):
     def _fits(self) -> Self:
         if self.encoder == "widths" and self.pretrained:
             raise ValueError("pretrained: true goes with encoder: resnet18 only; nobody publishes weights for widths")
-        if len(self.widths) < MIN_WIDTHS or len(self.widths) > DIVISOR.bit_length():
-            raise ValueError(f"widths {self.widths} has {len(self.widths)} levels; give two to six")
+        most = DIVISOR.bit_length() - (self.stride - 1)  # a stride halves once more
+        if not MIN_WIDTHS <= len(self.widths) <= most:
+            raise ValueError(f"widths {self.widths} has {len(self.widths)} levels; give {MIN_WIDTHS} to {most}")
         return self
 
 

@@ -8,7 +8,7 @@ labels of which many are wrong is timid, and 0.5 means nothing to it. A person's
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from historymap_lib.calibration import FEW, TwoGroups
 from historymap_lib.errors import PhotoError, VerificationError
 from historymap_lib.figures import draw_verdicts
 from historymap_lib.footprint_source import load_footprints
-from historymap_lib.imagery import open_photo
+from historymap_lib.imagery import open_photo, photo_files
 from historymap_lib.phantoms import make_phantoms
 
 if TYPE_CHECKING:
@@ -44,8 +44,13 @@ if TYPE_CHECKING:
 LEAST = 0.01
 """Share of a footprint that must have data for anything to be said of it."""
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
-JUDGING = "verification", "alignment", "annotations", "calibration", "footprints", "footprints_osm", "phantoms", "zonal"
-CODE = tuple(f"historymap_lib.{name}" for name in JUDGING)
+CODE = tuple(
+    f"historymap_lib.{name}"
+    for name in (
+        *("verification", "alignment", "annotations", "calibration", "evidence", "footprints", "footprints_osm"),
+        *("imagery", "phantoms", "zonal"),
+    )
+)
 COLUMNS = [
     "osm_type", "osm_id", "building_id", "name", "verdict", "existed", "probability", "confidence", "coverage",
     "overlap", "reason", "needs_verification", "annotated", "model", "photo", "geometry",
@@ -70,6 +75,11 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
     paths = project.paths
     if not paths.probability.exists():
         raise VerificationError(f"{paths.probability}: there are no probabilities; run predict first")
+    # hashed before they are read: what is clicked meanwhile makes these verdicts out of date
+    sources = [paths.probability, project.resolve(project.footprints.path), paths.annotations]  # type: ignore[union-attr]
+    with suppress(PhotoError):
+        sources += photo_files(project)
+    inputs = artifacts.fingerprints(sources)
     judged = read_annotations(paths.annotations, missing_ok=True)
     found = load_footprints(project, _area(paths.probability, project))
     print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
@@ -87,10 +97,9 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
         "annotations_without_building": sorted(set(judged) - set(frame["building_id"])),
     }
     _write(frame[COLUMNS], metadata, paths.verified)
-    sources = [paths.probability, project.resolve(project.footprints.path), paths.annotations]  # type: ignore[union-attr]
     settings = project.settings("area", "photo", "footprints", "tiles", "verification")
     artifacts.write_manifest(
-        paths.verified, step="verify", inputs=sources, settings=settings, parameters={}, code=CODE, counts=counts
+        paths.verified, step="verify", inputs=inputs, settings=settings, parameters={}, code=CODE, counts=counts
     )
     if picture:
         with _photo(project) as photo:

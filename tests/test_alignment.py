@@ -14,13 +14,13 @@ from scipy.ndimage import gaussian_filter
 from historymap_lib.alignment import NO_DATA, Offsets, estimate, moved
 from historymap_lib.errors import VerificationError
 
-SIDE = 900.0
+SIDE = 600.0
 PIXELS = round(SIDE / 0.5)
 
 
 @pytest.fixture(scope="module")
 def houses():
-    """Some 900 houses of today of 50 to 200 m2, turned by their street."""
+    """Some 400 houses of today of 50 to 200 m2, turned by their street."""
     rng = np.random.default_rng(1)
     x, y = np.meshgrid(np.arange(15, SIDE - 15, 29.0), np.arange(15, SIDE - 15, 29.0))
     x, y = (part.ravel() + rng.uniform(-5, 5, part.size) for part in (x, y))
@@ -75,7 +75,7 @@ def test_one_shift_for_the_whole_town_is_found_everywhere(houses, tmp_path, shif
 
 def test_neighbourhoods_without_photo_or_without_old_houses_follow_the_town_around_them(houses, tmp_path):
     shift = np.tile((1.5, 1.0), (len(houses), 1))
-    raster = photographed(tmp_path / "p.tif", houses, shift, nodata=np.s_[:500, :500])
+    raster = photographed(tmp_path / "p.tif", houses, shift, nodata=np.s_[:400, :400])
     found = estimate(raster, houses, 3.0).at(*centres(houses))
     assert np.hypot(*(found - shift).T).max() < 0.5
 

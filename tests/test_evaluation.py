@@ -384,7 +384,7 @@ def test_missing_and_binary_truth_are_named(case):
 
 
 def test_missing_verdicts_ask_for_the_step_before(case):
-    with pytest.raises(EvaluationError, match="run `historymap verify` first"):
+    with pytest.raises(EvaluationError, match="run `historymap run verify` first"):
         evaluate(case.folder / "nowhere.geojson", case.truth("osm_id,existed\n1,1\n"))
 
 

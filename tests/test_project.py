@@ -105,7 +105,7 @@ def test_the_cases_that_come_with_the_project_are_valid(file):
         ({"tiles.folds": 11}, (), "tiles.folds is 11, but it should be less than or equal to 10"),
         ({"training.crop": 1024}, (), "training.crop 1024 must not exceed tiles.size 512"),
         ({"training.device": "gpu"}, (), "training.device is 'gpu', but it should be 'auto', 'cpu', 'cuda' or 'mps'"),
-        ({"model.widths": [16]}, (), "model: widths [16] has 1 levels; give two to six"),
+        ({"model.widths": [16]}, (), "model: widths [16] has 1 levels; give 2 to 5"),
         ({"model.pretrained": True}, (), "model: pretrained: true goes with encoder: resnet18 only"),
         ({"verification.existed_from": 0.1}, (), "verification: not_existed_to 0.1 must be less than existed_from 0.1"),
         ({"verification.existed_from": 90}, (), "verification.existed_from is 90, but it should be less than or equal"),

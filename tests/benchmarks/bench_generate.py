@@ -7,8 +7,6 @@ slow that it gets a sample of the tiles, after which its time for all of them is
 geopandas (`.cx` by bounds) is a third way, also on a sample.
 """
 
-
-
 from __future__ import annotations
 
 import argparse

@@ -6,8 +6,6 @@ by feature) and in its other way (raster by raster). rasterstats is so slow that
 the raster in memory already, its fastest way, and from the file; it is compared by buildings a second.
 """
 
-
-
 from __future__ import annotations
 
 import argparse

@@ -200,11 +200,11 @@ SWITCHES = {
 }
 
 
-@pytest.fixture
-def switched(request, tmp_path, nursery):
-    """A switch, its case, the command, and what it makes of both states."""
+@pytest.fixture(scope="module")
+def switched(request, tmp_path_factory, nursery):
+    """A switch, its case, the command, what it makes of both states, and in how many seconds."""
     switch = SWITCHES[request.param]
-    case = load(make_case(tmp_path))
+    case = load(make_case(tmp_path_factory.mktemp("town")))
     if request.param == "apply-annotations":
         assert nursery.run(["run", "generate-training", "--config", str(case.file)]) == 0
     switch.prepare(case)
@@ -231,10 +231,9 @@ every_step = pytest.mark.parametrize("switched", list(SWITCHES), indirect=True)
 def test_after_kill_9_there_is_the_old_artifact_or_the_new_one(switched, nursery):
     switch, case, command, made, seconds = switched
     moments = random.Random(1937)
-    now, killed = 0, 0
+    now, killed = made.index(switch.read(case)), 0
     for attempt in range(ROUNDS):
-        wanted = 1 - now
-        switch.set_state(case, wanted)
+        switch.set_state(case, 1 - now)
         moment = seconds * (attempt + moments.random()) / ROUNDS
         killed += nursery.run(command, kill_after=moment) == -signal.SIGKILL
         found = switch.read(case)
@@ -250,7 +249,7 @@ def test_after_kill_9_there_is_the_old_artifact_or_the_new_one(switched, nursery
 @every_step
 def test_killed_before_any_change_of_a_file_there_is_the_old_artifact_or_the_new_one(switched, nursery):
     switch, case, command, made, _ = switched
-    now, killed = 0, 0
+    now, killed = made.index(switch.read(case)), 0
     for change_of_a_file in CHANGES:
         switch.set_state(case, 1 - now)
         code = nursery.run(command, die_at=change_of_a_file, folder=str(case.paths.root))
@@ -272,8 +271,8 @@ def test_killed_before_any_change_of_a_file_there_is_the_old_artifact_or_the_new
 def test_on_a_full_disk_there_is_one_sentence_and_the_old_artifact(switched, nursery):
     switch, case, command, made, _ = switched
     path = switch.artifact(case)
-    before = artifacts.fingerprint(path)
-    switch.set_state(case, 1)
+    before, now = artifacts.fingerprint(path), made.index(switch.read(case))
+    switch.set_state(case, 1 - now)
     for room in (2_000, 5_000):  # the log must fit in
         assert nursery.run(command, room=room) == 2
         said = nursery.log.read_text()
@@ -281,18 +280,18 @@ def test_on_a_full_disk_there_is_one_sentence_and_the_old_artifact(switched, nur
         assert "make room" in said
         assert "Traceback" not in said
         assert artifacts.fingerprint(path) == before
-        assert switch.read(case) == made[0]
+        assert switch.read(case) == made[now]
         assert leftovers(case) == []
 
 
 def test_ctrl_c_ends_with_130_and_leaves_the_old_tiles(tmp_path, nursery):
-    case = load(make_case(tmp_path, tiles={"size": 32, "count": 256}, training={"crop": 32}))
+    case = load(make_case(tmp_path, tiles={"size": 64, "count": 64}))
     command = ["run", "generate-training", "--config", str(case.file), "--force"]
     start = time.perf_counter()
     assert nursery.run(command) == 0
     seconds = time.perf_counter() - start
     before = artifacts.fingerprint(case.paths.training)
-    change(case.file, "tiles", count=200)
+    change(case.file, "tiles", count=60)
     assert nursery.run(command, kill_after=seconds / 2, how=signal.SIGINT) == 130
     assert nursery.log.read_text().count("historymap: interrupted") == 1
     assert "Traceback" not in nursery.log.read_text()

@@ -336,9 +336,7 @@ def _read_verdicts(path: Path) -> gpd.GeoDataFrame:
     except (RuntimeError, OSError, ValueError) as error:
         fault = f"cannot be read, {error}"
     if fault:
-        raise EvaluationError(
-            f"{path} is no file of verdicts ({fault}): give the one that `historymap run verify` writes."
-        )
+        raise EvaluationError(f"{path} is no file of verdicts ({fault}): give what `historymap run verify` writes.")
     buildings["annotated"] = buildings["annotated"].isin([True])
     buildings["probability"] = buildings["probability"].astype(float)
     return buildings

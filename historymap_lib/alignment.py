@@ -20,11 +20,11 @@ from scipy.signal import fftconvolve
 from shapely import STRtree, bounds, box, get_coordinates, get_num_coordinates, set_coordinates
 
 from historymap_lib.errors import VerificationError
+from historymap_lib.probability import FULL, NO_DATA
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-NO_DATA, FULL = 255, 254
 CELL = 120.0
 """Metres along a neighbourhood; what is measured is spread over about three of them."""
 TOWN = 0.1

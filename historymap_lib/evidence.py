@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from historymap_lib.probability import FULL, NO_DATA
 from historymap_lib.zonal import footprint_statistics
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ RING = (1.5, 4.0)
 """Metres: the inside begins this far in, and the surroundings lie between these two outside."""
 BLOCK, MARGIN = 2048, 64
 """Pixels that are read at once, and the margin that filters need."""
-NO_DATA, FULL = 255, 254
 GRAIN, AROUND = 1.0, 30.0
 """Standard deviations in pixels: smoothing against grain, and what counts as the neighbourhood of a contrast."""
 LEAST = 0.002

@@ -18,8 +18,7 @@ def track(items: Iterable[Item], what: str, *, total: int | None = None, unit: s
 
     Logs would otherwise hold thousands of redrawn bars.
     """
-    pause = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(items, desc=what, total=total, unit=unit, mininterval=pause, dynamic_ncols=True, leave=True) as bar:
+    with tqdm(items, desc=what, total=total, unit=unit, mininterval=_pause(), dynamic_ncols=True, leave=True) as bar:
         yield from bar
 
 
@@ -27,8 +26,7 @@ class Bar:
     """A bar for work that counts itself: `step` after each part, with a word on how it stands."""
 
     def __init__(self, what: str, *, total: int, done: int = 0, unit: str = "it") -> None:
-        pause = 0.1 if sys.stderr.isatty() else 10.0
-        self._bar = tqdm(desc=what, total=total, initial=done, unit=unit, mininterval=pause, dynamic_ncols=True)
+        self._bar = tqdm(desc=what, total=total, initial=done, unit=unit, mininterval=_pause(), dynamic_ncols=True)
 
     def __enter__(self) -> Self:
         return self
@@ -48,3 +46,8 @@ class Bar:
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
         self._bar.write(text, file=sys.stderr)
+
+
+def _pause() -> float:
+    """Return the seconds between two drawings of a bar."""
+    return 0.1 if sys.stderr.isatty() else 10.0

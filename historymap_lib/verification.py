@@ -48,7 +48,7 @@ CODE = tuple(
     f"historymap_lib.{name}"
     for name in (
         *("verification", "alignment", "annotations", "calibration", "evidence", "footprints", "footprints_osm"),
-        *("imagery", "phantoms", "zonal"),
+        *("imagery", "phantoms", "probability", "zonal"),
     )
 )
 COLUMNS = [
@@ -85,26 +85,24 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
     print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
     with _photo(project) as photo:
         frame = judge(found.frame, paths.probability, judged, project.verification, photo)
-    frame["model"] = _model_of(paths.probability, paths.model)
-    frame["photo"] = project.photo_name()
-    counts = _count(frame, found)
-    metadata = {
-        "counts": counts,
-        "rejected": found.rejected.to_dict("records"),
-        "photo": project.photo_name(),
-        "year": project.photo.year,
-        "settings": project.settings("verification"),
-        "annotations_without_building": sorted(set(judged) - set(frame["building_id"])),
-    }
-    _write(frame[COLUMNS], metadata, paths.verified)
-    settings = project.settings("area", "photo", "footprints", "tiles", "verification")
-    artifacts.write_manifest(
-        paths.verified, step="verify", inputs=inputs, settings=settings, parameters={}, code=CODE, counts=counts
-    )
-    if picture:
-        with _photo(project) as photo:
-            if photo is not None:
-                draw_verdicts(frame, photo, paths.verified.with_suffix(".png"))
+        frame["model"] = _model_of(paths.probability, paths.model)
+        frame["photo"] = project.photo_name()
+        counts = _count(frame, found)
+        metadata = {
+            "counts": counts,
+            "rejected": found.rejected.to_dict("records"),
+            "photo": project.photo_name(),
+            "year": project.photo.year,
+            "settings": project.settings("verification"),
+            "annotations_without_building": sorted(set(judged) - set(frame["building_id"])),
+        }
+        _write(frame[COLUMNS], metadata, paths.verified)
+        settings = project.settings("area", "photo", "footprints", "tiles", "verification")
+        artifacts.write_manifest(
+            paths.verified, step="verify", inputs=inputs, settings=settings, parameters={}, code=CODE, counts=counts
+        )
+        if picture and photo is not None:
+            draw_verdicts(frame, photo, paths.verified.with_suffix(".png"))
     text = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in VERDICTS)
     return Verified(paths.verified, counts, f"{paths.verified}: {text}")
 

@@ -26,11 +26,12 @@ from historymap_lib import artifacts
 from historymap_lib.errors import ModelError
 from historymap_lib.figures import draw_probability
 from historymap_lib.imagery import Photo, open_photo, photo_files
+from historymap_lib.probability import FULL, NO_DATA
 from historymap_lib.progress import track
 from historymap_lib.settings import DIVISOR
 from ml import runtime
 from ml.checkpoint import load_model
-from ml.runner import FULL, Runner, make_runner
+from ml.runner import Runner, make_runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
     from historymap_lib.tiles import Folds, Grid
 
-NO_DATA = 255
-CODE = ("ml.predict", "ml.model", "ml.runner", "historymap_lib.imagery", "historymap_lib.tiles")
+LIBRARY = ("imagery", "probability", "tiles")
+CODE = ("ml.predict", "ml.model", "ml.runner", *(f"historymap_lib.{name}" for name in LIBRARY))
 CALIBRATION = 24
 """Windows of the photo that the 8-bit form of a network is measured on."""
 CACHE_MB = 256
@@ -76,22 +77,28 @@ def predict(project: Project, *, picture: bool = True) -> Predicted:
             f"{paths.model}: has learned at {model.resolution} m a pixel, {project.file} asks for "
             f"{project.tiles.resolution}; set tiles.resolution to the former or train again"
         )
-    with open_photo(project) as photo, artifacts.replacing(paths.probability) as partial:
-        layout = Layout(photo.grid, model.folds, project.tiles.size, project.prediction.overlap)
-        samples = _samples(photo, layout)
-        pixels = photo.grid.width * photo.grid.height // len(model.members)
-        runners = [make_runner(member, project.prediction, samples, pixels) for member in model.members]
-        raw = partial.with_name("raw.tif")
-        covered = _write_blocks(photo, layout, runners, raw, project.prediction.batch_size)
-        _as_cog(raw, partial)
-        _check_whole(partial, raw)
-    settings = project.settings("area", "photo", "tiles", "prediction")
-    inputs = [*photo_files(project), paths.model]
-    artifacts.write_manifest(
-        paths.probability, step="predict", inputs=inputs, settings=settings, parameters={}, code=CODE, covered=covered
-    )
-    if picture:
-        with open_photo(project) as photo:
+    with open_photo(project) as photo:
+        with artifacts.replacing(paths.probability) as partial:
+            layout = Layout(photo.grid, model.folds, project.tiles.size, project.prediction.overlap)
+            samples = _samples(photo, layout)
+            pixels = photo.grid.width * photo.grid.height // len(model.members)
+            runners = [make_runner(member, project.prediction, samples, pixels) for member in model.members]
+            raw = partial.with_name("raw.tif")
+            covered = _write_blocks(photo, layout, runners, raw, project.prediction.batch_size)
+            _as_cog(raw, partial)
+            _check_whole(partial, raw)
+        settings = project.settings("area", "photo", "tiles", "prediction")
+        inputs = [*photo_files(project), paths.model]
+        artifacts.write_manifest(
+            paths.probability,
+            step="predict",
+            inputs=inputs,
+            settings=settings,
+            parameters={},
+            code=CODE,
+            covered=covered,
+        )
+        if picture:
             draw_probability(photo, paths.probability, paths.predictions / "probability.png")
     return Predicted(paths.probability, covered, f"{paths.probability}: {covered:.1%} of the area is on the photo")
 

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from historymap_lib.errors import ModelError
+from historymap_lib.probability import FULL
 from historymap_lib.settings import DIVISOR
 from ml import runtime
 from ml.model import normalise
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from historymap_lib.settings import Prediction
 
-FULL = 254
-"""The stored value of probability 1; 255 is no data."""
 PAYS_OFF = 30_000_000
 """Pixels a member from which 8 bits pay. Measured on 2 cores: they cost 2 s for widths and 23 s for resnet18, and save
 0.1 s and 0.5 s a million pixels."""

@@ -10,8 +10,10 @@ which is one minus the local false discovery rate of Efron (2004, JASA 99:96; 20
 f0 / f is the odds of a classifier that tells footprints from phantoms, as with learning from positive and unlabelled
 data (Elkan and Noto 2008, KDD), and 1 - pi is read off where the phantoms lie.
 
-Phantoms stand in for the buildings that came later, so probabilities are fair as far as the ground on which these were
-built looked like today's open ground.
+Phantoms stand in for the buildings that came later. But those came on fields and in woods, while phantoms lie in yards
+and gardens, and the two do not score quite alike: the null is moved to where the footprints say that it is, after the
+empirical null of Efron (2004). Measured on three sample towns: Brier score 0.10, 0.10, 0.11 without and 0.08, 0.07, 0.06
+with this; on Banepa, where the two score alike, 0.155 and 0.158.
 """
 
 from __future__ import annotations
@@ -26,6 +28,12 @@ FEW = 30
 """With fewer footprints or phantoms than this no density is estimated."""
 BELOW = 0.75
 """Share of the phantoms below the cut at which the share that did not stand is read off."""
+CUTS = np.linspace(0.25, BELOW, 11)
+"""Shares of the phantoms between which that share ought to be the same."""
+SHIFTS = np.linspace(0, 2, 41)
+"""How far the null may be moved, in standard deviations of the phantoms."""
+RISE = 0.004
+"""Over the whole table probabilities rise by this at least, so that equal steps keep the order of the scores."""
 FLOOR = 0.002
 """No probability is nearer to 0 or 1 than this: a finite sample proves no certainty."""
 
@@ -39,21 +47,27 @@ class TwoGroups:
     null_share: float
 
     @classmethod
-    def fit(cls, scores: np.ndarray, phantoms: np.ndarray) -> Self:
+    def fit(
+        cls, scores: np.ndarray, phantoms: np.ndarray, weights: np.ndarray | None = None, *, shifted: bool = True
+    ) -> Self:
         """Fit to the scores of footprints and of phantoms (1-d, higher = more like a building), both without nan.
 
-        Below `FEW` of either there is nothing to fit, and the caller must do without.
+        `weights` (above 0) say how much each phantom counts. Without `shifted`, phantoms are taken as they are, which
+        gives what stood the benefit of the doubt. Below `FEW` footprints or phantoms there is nothing to fit, and the
+        caller must do without.
         """
+        weights = np.ones(len(phantoms)) if weights is None else weights
+        phantoms = phantoms + (_shift(scores, phantoms, weights) if shifted else 0.0)
         values = np.concatenate([scores, phantoms])
         real = np.concatenate([np.ones(len(scores)), np.zeros(len(phantoms))])
-        weight = np.where(real > 0, 0.5 / len(scores), 0.5 / len(phantoms))
+        weight = 0.5 * np.concatenate([np.full(len(scores), 1 / len(scores)), weights / weights.sum()])
         isotonic = IsotonicRegression(y_min=0, y_max=1).fit(values, real, sample_weight=weight)
         table = np.quantile(values, np.linspace(0, 1, 201))
         odds = _smooth(isotonic.predict(table))
         ratio = odds / np.maximum(1 - odds, 1e-9)  # f / f0
-        null = _null_share(scores, phantoms)
+        null = _null_share(scores, phantoms, weights)
         probability = np.maximum.accumulate(1 - null / np.maximum(ratio, 1e-9))
-        probability = np.clip(probability, FLOOR, 1 - FLOOR)
+        probability = np.clip(probability, FLOOR, 1 - FLOOR - RISE) + np.linspace(0, RISE, len(table))
         return cls(tuple(table.tolist()), tuple(probability.tolist()), null)
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
@@ -62,15 +76,31 @@ class TwoGroups:
         return probabilities
 
 
-def _null_share(scores: np.ndarray, phantoms: np.ndarray) -> float:
+def _null_share(scores: np.ndarray, phantoms: np.ndarray, weights: np.ndarray) -> float:
     """Return the share of footprints that behave like phantoms.
 
     Below a cut that most phantoms lie under, both groups hold mainly what did not stand, so their shares there compare
     as 1 - pi (Storey 2002, JRSS B 64:479, with the cut in the part of his lambda). A low cut would see only ground that
     nobody ever builds on, such as woods and water, and call the share too small: measured on the sample town.
     """
-    cut = np.quantile(phantoms, BELOW)
-    return float(np.clip(np.mean(scores <= cut) / np.mean(phantoms <= cut), 0.01, 0.99))
+    cut = np.quantile(phantoms, BELOW, weights=weights, method="inverted_cdf")
+    return float(np.clip(np.mean(scores <= cut) / np.average(phantoms <= cut, weights=weights), 0.01, 0.99))
+
+
+def _shift(scores: np.ndarray, phantoms: np.ndarray, weights: np.ndarray) -> float:
+    """Return how much higher than phantoms the footprints score on which nothing stood.
+
+    Were they alike, the share of footprints below a cut over the share of phantoms would be 1 - pi at all low cuts. At
+    some shift it is nearest to that. Some of what stood scores low, too, and makes this shift too large, as none would
+    be too small: the middle is taken.
+    """
+    cuts = np.quantile(phantoms, CUTS, weights=weights, method="inverted_cdf")
+    mean = np.average(phantoms, weights=weights)
+    shifts = SHIFTS * np.sqrt(np.average((phantoms - mean) ** 2, weights=weights))
+    below = np.searchsorted(np.sort(scores), cuts + shifts[:, None], side="right") / len(scores) / CUTS
+    known = below.min(axis=1) > 0
+    spread = np.where(known, below.std(axis=1) / np.where(known, below.mean(axis=1), 1), np.inf)
+    return float(shifts[spread.argmin()] / 2) if known.any() else 0.0
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

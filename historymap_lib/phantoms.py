@@ -8,28 +8,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 from shapely import STRtree
 
 from historymap_lib.alignment import moved
 
 if TYPE_CHECKING:
+    from shapely import Polygon
     from shapely.geometry.base import BaseGeometry
 
 NEAREST, FARTHEST = 12.0, 250.0
 """Metres that a shape is moved: off its own ground, but within the neighbourhood."""
-TRIES = 12
+APART = 1.0
+"""Metres between a phantom and any footprint, so that no wall of the house next door looks like its own."""
+TRIES = 80
 
 
-def make_phantoms(shapes: np.ndarray, *, most: int = 4000, seed: int = 0) -> np.ndarray:
-    """Return shapes (shapely, CRS in metres) moved to where they touch no other; at most `most`.
+def make_phantoms(
+    shapes: np.ndarray, within: Polygon, *, most: int = 4000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return shapes (shapely, CRS in metres) moved to where they touch no other, and which shape each was.
 
-    Each shape gets a few tries; one that finds no open ground has no phantom. Some end up beyond the photo, and get no
-    score. The same seed gives the same phantoms.
+    Args:
+        shapes: the footprints.
+        within: what the photo covers; phantoms lie in it whole.
+        most: how many phantoms at most. A shape has one, or none where it found no open ground in its tries.
+        seed: the same seed gives the same phantoms.
+
     """
     rng = np.random.default_rng(seed)
     tree = STRtree(shapes)
+    shapely.prepare(within)
     todo = rng.permutation(len(shapes))[: 2 * most]
     found: list[BaseGeometry] = []
+    origin: list[int] = []
     for _ in range(TRIES):
         if len(todo) == 0 or len(found) >= most:
             break
@@ -37,8 +49,9 @@ def make_phantoms(shapes: np.ndarray, *, most: int = 4000, seed: int = 0) -> np.
         angle = rng.uniform(0, 2 * np.pi, len(todo))
         shift = np.stack([distance * np.cos(angle), distance * np.sin(angle)], 1)
         tried = moved(shapes[todo], shift)
-        taken = np.zeros(len(todo), bool)
-        taken[tree.query(tried, predicate="intersects")[0]] = True
+        taken = ~shapely.contains(within, tried)
+        taken[tree.query(tried, predicate="dwithin", distance=APART)[0]] = True
         found += tried[~taken].tolist()
+        origin += todo[~taken].tolist()
         todo = todo[taken]
-    return np.array(found[:most], dtype=object)
+    return np.array(found[:most], dtype=object), np.array(origin[:most], dtype=int)

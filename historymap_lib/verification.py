@@ -48,7 +48,7 @@ CODE = tuple(
     f"historymap_lib.{name}"
     for name in (
         *("verification", "alignment", "annotations", "calibration", "evidence", "footprints", "footprints_osm"),
-        *("imagery", "phantoms", "probability", "zonal"),
+        *("imagery", "outlines", "phantoms", "probability", "zonal"),
     )
 )
 COLUMNS = [
@@ -151,15 +151,20 @@ def score(shapes: NDArray[Any], raster: Path, settings: Verification, photo: Pho
     With too few buildings to calibrate (see `calibration.FEW`) the mean stands as it is.
     """
     offsets = alignment.estimate(raster, shapes, settings.max_offset)
-    moved, phantoms = offsets.move(shapes), offsets.move(make_phantoms(shapes))
+    with rasterio.open(raster) as dataset:
+        phantoms, origin = make_phantoms(shapes, box(*dataset.bounds))
+    moved, phantoms = offsets.move(shapes), offsets.move(phantoms)
     table = zonal.footprint_statistics(raster, moved)
     null = zonal.footprint_statistics(raster, phantoms)
     table["probability"] = table["mean"]
     covered, seen = (part["coverage"].to_numpy() >= max(settings.min_coverage, LEAST) for part in (table, null))
     if min(covered.sum(), seen.sum()) >= FEW:
-        real = evidence.describe(moved[covered], raster, photo)
-        scores, null_scores = evidence.score(real, evidence.describe(phantoms[seen], raster, photo))
-        groups = TwoGroups.fit(scores, null_scores)
+        known = evidence.describe(np.concatenate([moved[covered], phantoms[seen]]), moved, raster, photo)
+        scores, null_scores = evidence.score(known[: covered.sum()], known[covered.sum() :])
+        table.loc[covered, "probability"] = TwoGroups.fit(scores, null_scores, shifted=False)(scores)
+        # what came later did so on other ground than what stood: phantoms near the former tell more
+        later = 1 - table["probability"].to_numpy()[origin[seen]]
+        groups = TwoGroups.fit(scores, null_scores, np.where(covered[origin[seen]], later, 1.0))
         table.loc[covered, "probability"] = groups(scores)
     return table
 

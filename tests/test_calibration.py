@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 from historymap_lib.calibration import TwoGroups
-from historymap_lib.phantoms import make_phantoms
+from historymap_lib.phantoms import FARTHEST, make_phantoms
 
 STOOD, LATER = beta(6, 2), beta(2, 6)
 """How the two groups of a usable model score."""
@@ -87,24 +87,27 @@ def houses(count: int, side: float, seed: int) -> np.ndarray:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 200), st.floats(30, 2000), st.integers(0, 1000), st.integers(1, 150))
-def test_phantoms_touch_no_footprint(count, side, seed, most):
+def test_phantoms_touch_no_footprint_and_lie_on_the_photo(count, side, seed, most):
     shapes = houses(count, side, seed)
-    found = make_phantoms(shapes, most=most, seed=seed)
-    assert len(found) <= most
+    photo = shapely.box(-30, -30, side + 60, side)
+    found, origin = make_phantoms(shapes, photo, most=most, seed=seed)
+    assert len(found) == len(origin) <= most
     assert shapely.STRtree(shapes).query(found, predicate="intersects").size == 0
+    assert shapely.contains(photo, found).all()
+    assert len(set(origin.tolist())) == len(origin)
+    assert shapely.area(found) == pytest.approx(shapely.area(shapes[origin]))
+    assert (shapely.distance(shapely.centroid(found), shapely.centroid(shapes[origin])) <= FARTHEST + 1e-6).all()
 
 
-def test_phantoms_have_the_shapes_of_footprints_near_by():
+def test_nearly_every_building_of_an_open_town_has_a_phantom():
     shapes = houses(50, 3000, 1)
-    found = make_phantoms(shapes)
-    assert len(found) > 40
-    areas = np.sort(shapely.area(shapes))
-    assert np.abs(areas[np.searchsorted(areas, shapely.area(found) - 1e-6)] - shapely.area(found)).max() < 1e-5
+    assert len(make_phantoms(shapes, shapely.box(-300, -300, 3300, 3300))[0]) > 45
 
 
 def test_the_same_seed_gives_the_same_phantoms_and_another_others():
     shapes = houses(60, 500, 2)
-    first, again, other = (make_phantoms(shapes, seed=seed) for seed in (5, 5, 6))
+    photo = shapely.box(-300, -300, 800, 800)
+    first, again, other = (make_phantoms(shapes, photo, seed=seed)[0] for seed in (5, 5, 6))
     assert shapely.to_wkb(first).tolist() == shapely.to_wkb(again).tolist()
     assert shapely.to_wkb(first).tolist() != shapely.to_wkb(other).tolist()
 
@@ -112,6 +115,14 @@ def test_the_same_seed_gives_the_same_phantoms_and_another_others():
 def test_a_town_without_open_ground_or_houses_has_no_phantoms():
     block = shapely.box(0, 0, 5000, 5000)
     cover = np.array([block, *shapely.box([2400, 2450], [2400, 2450], [2410, 2460], [2410, 2460])])
-    found = make_phantoms(cover, most=10)
-    assert shapely.STRtree(cover).query(found, predicate="intersects").size == 0
-    assert len(make_phantoms(np.array([], dtype=object))) == 0
+    for shapes in (cover, np.array([], dtype=object)):
+        found, origin = make_phantoms(shapes, block, most=10)
+        assert len(found) == len(origin) == 0
+
+
+def test_a_phantom_that_weighs_twice_is_as_good_as_two():
+    scores, _, phantoms = draw(0.5, seed=4)
+    weights = np.random.default_rng(0).integers(1, 4, len(phantoms))
+    weighted, repeated = TwoGroups.fit(scores, phantoms, weights), TwoGroups.fit(scores, np.repeat(phantoms, weights))
+    assert weighted.null_share == pytest.approx(repeated.null_share, abs=0.02)
+    assert weighted(scores) == pytest.approx(repeated(scores), abs=0.1)

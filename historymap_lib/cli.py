@@ -5,24 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioIOError
 
-from historymap_lib import __version__, evaluation, sample, steps
+from historymap_lib import __version__, cli_jobs, evaluation, sample, steps
 from historymap_lib.errors import HistorymapError
 from historymap_lib.project import load
 from historymap_lib.status import read_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from historymap_lib.steps import Step
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 SAMPLE, FIRST_CASE = Path("ml/config_sample.yaml"), Path("ml/config_1937.yaml")
 
 
@@ -53,7 +56,8 @@ def _sentence(text: str) -> str:
 def _guarded(run: Callable[[], Any]) -> int:
     """Run something; a user's error is a sentence and no traceback."""
     try:
-        run()
+        with _ending_tidily():
+            run()
     except HistorymapError as error:
         print(f"historymap: {error}", file=sys.stderr)
         return USER_ERROR
@@ -70,7 +74,32 @@ def _guarded(run: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         print("historymap: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
         return INTERRUPTED
+    except _Terminated:
+        print("historymap: ended on request; what was finished is kept, run it again to go on", file=sys.stderr)
+        return TERMINATED
     return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM has come: whoever is writing tidies up on the way out."""
+
+
+@contextmanager
+def _ending_tidily() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that no half-written file stays behind."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; a second must not disturb the tidying
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_sample(commands)
     _add_run(commands)
+    _add_jobs(commands)
     _add_status(commands)
     _add_evaluate(commands)
     return parser
@@ -103,17 +133,33 @@ def _add_sample(commands: Any) -> None:
 
 def _add_run(commands: Any) -> None:
     parser = _command(commands, "run", "run a step unless what it makes is up to date, or all steps")
+    names = _add_steps(parser, _run_step)
+    for one in names.choices.values():
+        one.add_argument("--job", action="store_true", help="run it in the background, and show what it prints")
+    every = _command(names, "all", ", then ".join(steps.ALL))
+    _add_config(every)
+    every.add_argument("--force", action="store_true", help="run also what is up to date")
+    every.set_defaults(run=_run_all)
+
+
+def _add_jobs(commands: Any) -> None:
+    def add_steps(parser: Any) -> None:
+        for one in _add_steps(parser, _submit).choices.values():
+            one.add_argument("--wait", action="store_true", help="show what it prints until it ends")
+
+    cli_jobs.add_commands(commands, _command, _add_config, add_steps)
+
+
+def _add_steps(parser: Any, run: Callable[[argparse.Namespace], None]) -> Any:
+    """Add a parser for each step, and return what they were added to."""
     names = parser.add_subparsers(metavar="STEP", required=True)
     for step in steps.STEPS.values():
         one = _command(names, step.name, step.help)
         _add_config(one)
         one.add_argument("--force", action="store_true", help="run it even if it is up to date")
         _add_parameters(one, step)
-        one.set_defaults(run=_run_step, step=step)
-    every = _command(names, "all", ", then ".join(steps.ALL))
-    _add_config(every)
-    every.add_argument("--force", action="store_true", help="run also what is up to date")
-    every.set_defaults(run=_run_all)
+        one.set_defaults(run=run, step=step)
+    return names
 
 
 def _add_status(commands: Any) -> None:
@@ -170,7 +216,15 @@ def _sample(options: argparse.Namespace) -> None:
         print(f"{what:<12}{getattr(made, what)}")
 
 
+def _submit(options: argparse.Namespace) -> None:
+    cli_jobs.submit(options, options.step.name, _given(options, options.step))
+
+
 def _run_step(options: argparse.Namespace) -> None:
+    if options.job:
+        options.wait = True
+        _submit(options)
+        return
     given = _given(options, options.step)
     print(steps.run(load(options.config), options.step.name, force=options.force, **given))
 

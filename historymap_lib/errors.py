@@ -45,3 +45,7 @@ class EvaluationError(HistorymapError):
 
 class StepError(HistorymapError):
     """A step cannot run, for instance because the step before has not."""
+
+
+class JobsError(HistorymapError):
+    """A job cannot be queued, found or run."""

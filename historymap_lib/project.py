@@ -22,6 +22,7 @@ from historymap_lib.settings import (
     Area,
     FileFootprints,
     FilePhoto,
+    JobSettings,
     Model,
     OverpassFootprints,
     Paths,
@@ -63,6 +64,7 @@ class Project(Section):
     training: Training = Training()
     prediction: Prediction = Prediction()
     verification: Verification = Verification()
+    jobs: JobSettings = JobSettings()
     paths: Paths = Paths()
     _file: Path = PrivateAttr(default=Path())
 

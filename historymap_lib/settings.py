@@ -192,6 +192,16 @@ class Verification(Section):
         return self
 
 
+class JobSettings(Section):
+    """How background jobs are run."""
+
+    max_concurrent: Count = 1  # jobs at a time; steps that touch the same files never run side by side
+    grace: Positive = 10.0  # seconds between asking a job to end and making it
+    idle: Positive = 30.0  # seconds without a job after which the worker ends
+    keep: Count = 100  # ended jobs that are remembered, with their logs
+    notify: list[str] = []  # a command for when a job ends; {id}, {name}, {state}, {case} and {error} are filled in
+
+
 class Paths(Section):
     """Where things lie; `{name}` stands for the name of the case. Absolute after `load`."""
 
@@ -202,6 +212,7 @@ class Paths(Section):
     predictions: AnyPath = Path("data/{name}/predictions")
     verified: AnyPath = Path("data/{name}/buildings_verified.geojson")
     annotations: AnyPath = Path("data/{name}/annotations.json")
+    jobs: AnyPath = Path("data/jobs")  # shared by all cases of a root
 
     @field_validator("verified")
     @classmethod

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from historymap_lib import artifacts
-from historymap_lib.errors import StepError
+from historymap_lib.errors import AnnotationsError, FootprintsError, StepError
+from historymap_lib.imagery import photo_files
+from historymap_lib.settings import FileFootprints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from historymap_lib.project import Project
 
@@ -31,13 +33,20 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Step:
-    """A step: the function behind it as `module:name`, its parameters, and what it makes."""
+    """A step: the function behind it as `module:name`, its parameters, what it makes, and which things it touches.
+
+    `needs` are the steps whose work must be there; `reads` and `writes` are what it works on, so that two that touch
+    the same thing never run side by side.
+    """
 
     name: str
     function: str
     help: str
     parameters: tuple[Parameter, ...]
     makes: Callable[[Project], Path]
+    needs: tuple[str, ...]
+    reads: frozenset[str]
+    writes: frozenset[str]
 
     def load(self) -> Callable[..., Any]:
         """Return the function; imported only now, since torch takes seconds."""
@@ -58,6 +67,9 @@ STEPS = {
                 Parameter("output", Path, "folder of the tiles (default: paths.training)"),
             ),
             lambda project: project.paths.training,
+            needs=(),
+            reads=frozenset({"photo", "footprints"}),
+            writes=frozenset({"tiles"}),
         ),
         Step(
             "train",
@@ -68,6 +80,9 @@ STEPS = {
                 Parameter("resume", bool, "go on where a training was cut off"),
             ),
             lambda project: project.paths.model,
+            needs=("generate-training",),
+            reads=frozenset({"tiles", "corrected"}),
+            writes=frozenset({"model"}),
         ),
         Step(
             "predict",
@@ -75,6 +90,9 @@ STEPS = {
             "predict the probability of building for the whole photo",
             (),
             lambda project: project.paths.probability,
+            needs=("train",),
+            reads=frozenset({"photo", "model"}),
+            writes=frozenset({"probability"}),
         ),
         Step(
             "verify",
@@ -82,6 +100,9 @@ STEPS = {
             "judge every building: existed, not existed, unsure",
             (),
             lambda project: project.paths.verified,
+            needs=("predict",),
+            reads=frozenset({"photo", "footprints", "probability", "annotations"}),
+            writes=frozenset({"verdicts"}),
         ),
         Step(
             "apply-annotations",
@@ -92,6 +113,9 @@ STEPS = {
                 Parameter("output", Path, "folder of the corrected tiles (default: paths.corrected)"),
             ),
             lambda project: project.paths.corrected,
+            needs=("generate-training",),
+            reads=frozenset({"photo", "footprints", "tiles", "probability", "annotations"}),
+            writes=frozenset({"corrected", "verdicts", "annotations"}),
         ),
     )
 }
@@ -108,9 +132,7 @@ def run(project: Project, name: str, *, force: bool = False, **parameters: Any) 
 
     """
     step = find(name)
-    unknown = set(parameters) - {parameter.name for parameter in step.parameters}
-    if unknown:
-        raise StepError(f"{name} takes no {', '.join(sorted(unknown))}; see historymap run {name} --help")
+    _check_parameters(step, parameters)
     reason = why_outdated(project, step, parameters)
     if reason is None and not force:
         return f"{name}: skipped, {step.makes(project)} is up to date (--force runs it all the same)"
@@ -128,6 +150,69 @@ def find(name: str) -> Step:
     if name not in STEPS:
         raise StepError(f"there is no step {name}; the steps are {', '.join(STEPS)}")
     return STEPS[name]
+
+
+def check(project: Project, name: str, parameters: dict[str, Any], *, coming: Iterable[str] = ()) -> Step:
+    """Return the step if it could run now, or after the steps that are `coming`: what it needs is there.
+
+    Raises:
+        StepError: there is no such step or parameter, or the step before has not run.
+        HistorymapError: a file that the settings name is missing.
+
+    """
+    step = find(name)
+    _check_parameters(step, parameters)
+    for needed in step.needs:
+        made = STEPS[needed].makes(project)
+        if needed not in coming and not made.exists():
+            raise StepError(f"{name} needs what {needed} makes, and {made} is not there; run {needed} first")
+    if "photo" in step.reads:
+        photo_files(project)
+    footprints = project.footprints
+    if "footprints" in step.reads and isinstance(footprints, FileFootprints):
+        path = project.resolve(footprints.path)
+        if not path.exists():
+            raise FootprintsError(f"{path}: there is no such file; give another in footprints.path of {project.file}")
+    if name == "apply-annotations":
+        file = parameters.get("file") or project.paths.annotations
+        if not Path(file).exists():
+            raise AnnotationsError(f"{file}: there are no annotations; judge a building first")
+    return step
+
+
+def arguments(step: Step, parameters: dict[str, Any]) -> list[str]:
+    """Return the parameters as the command line takes them."""
+    found: list[str] = []
+    for parameter in step.parameters:
+        value, flag = parameters.get(parameter.name), f"--{parameter.flag or parameter.name}"
+        if parameter.kind is bool:
+            found += [flag] if value else []
+        elif value is not None:
+            found += [flag, str(value)]
+    return found
+
+
+def clash(one: str, other: str) -> bool:
+    """Return whether two steps of a case must not run side by side: one writes what the other reads or writes."""
+    if one not in STEPS or other not in STEPS:
+        return False
+    first, second = STEPS[one], STEPS[other]
+    return bool(first.writes & (second.reads | second.writes) or second.writes & first.reads)
+
+
+def _check_parameters(step: Step, parameters: dict[str, Any]) -> None:
+    """Raise StepError where a parameter is unknown, or not of its kind."""
+    known = {parameter.name: parameter for parameter in step.parameters}
+    for name, value in parameters.items():
+        if name not in known:
+            raise StepError(f"{step.name} takes no {name}; it takes {', '.join(known) or 'no parameters'}")
+        kind = known[name].kind
+        fits = isinstance(value, (str, Path) if kind is Path else kind) and not (
+            kind is int and isinstance(value, bool)
+        )
+        if value is not None and (not fits or (kind is int and value < 1)):
+            what = {int: "a whole number of 1 or more", bool: "true or false", Path: "a path"}[kind]
+            raise StepError(f"{step.name}: {name} is {value!r}, but it should be {what}")
 
 
 def why_outdated(project: Project, step: Step, parameters: dict[str, Any]) -> str | None:

@@ -222,7 +222,7 @@ class _Trainer:
             run.network, run.optimiser = _to_cpu(network), optimiser.state_dict()
             self._save(run)
             bar.step(f"round {run.round + 1} member {run.member + 1} loss {loss:.3f} IoU {run.best_iou:.3f}")
-        bar.skip(self.epochs - run.epoch)
+        bar.step(count=self.epochs - run.epoch)
         run.states.append(run.best or _to_cpu(network))
         run.network = run.optimiser = run.best = None
         run.best_iou, run.best_epoch, run.epoch = -1.0, 0, 0

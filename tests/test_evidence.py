@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-from case_fixtures import CRS, TRANSFORM
+from case_fixtures import CRS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.transform import from_origin

@@ -1,0 +1,367 @@
+"""The door to background jobs: submit, look, follow, cancel.
+
+    jobs = Jobs(load("ml/config_sample.yaml"))
+    job = jobs.submit("train", epochs=5)
+    for update in job.follow():
+        print(update.text, end="")
+
+Everything is read from the store and the logs, so any other process sees the same. A worker is started by whoever
+finds that there is something to do and nobody who does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from historymap_lib import artifacts, steps
+from historymap_lib.errors import JobsError
+from historymap_lib.jobs import logs
+from historymap_lib.jobs.processes import TOKEN
+from historymap_lib.jobs.store import ACTIVE, PATIENCE, Record, Store
+from historymap_lib.progress import PROGRESS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from historymap_lib.project import Project
+
+POLL = 0.2
+"""Seconds between two looks at the store or a log."""
+START = 30.0
+"""Seconds that a worker has to come up."""
+LOOK = 2.0
+"""Seconds between two looks whether the worker still lives."""
+FOREIGN = ("JPY_", "JUPYTER", "MPLBACKEND", "PYTHONSTARTUP", "KERNEL_", TOKEN, PROGRESS)
+"""Variables of a notebook kernel, or of a job, that do not fit a process of its own."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the jobs of a project keep what."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Path:
+        """The SQLite file."""
+        return self.folder / "jobs.db"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the worker as long as it lives."""
+        return self.folder / "worker.lock"
+
+    @property
+    def start(self) -> Path:
+        """Held by whoever starts a worker."""
+        return self.folder / "start.lock"
+
+    @property
+    def worker_log(self) -> Path:
+        """What the worker itself prints."""
+        return self.folder / "worker.log"
+
+    def log(self, number: int) -> Path:
+        """What a job prints, byte for byte."""
+        return self.folder / "logs" / f"{number}.log"
+
+    def progress(self, number: int) -> Path:
+        """How far a job is, as it says itself."""
+        return self.folder / "logs" / f"{number}.progress.json"
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is new of a job that is followed: finished lines, the line being written, and how it stands."""
+
+    text: str
+    live: str
+    offset: int
+    record: Record
+
+
+class Jobs:
+    """The background jobs of a project, and of all cases that share its `paths.jobs`.
+
+    Raises:
+        JobsError: the store cannot be opened.
+
+    """
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.files = Files(project.paths.jobs)
+        self.store = Store(self.files.store)
+
+    def submit(self, step: str, *, force: bool = False, **parameters: Any) -> Job:
+        """Queue a step and return at once; `force` runs it even if what it makes is up to date.
+
+        Raises:
+            StepError: no such step or parameter, or what it needs is missing and no job is about to make it.
+            JobsError: it cannot be stored, or no worker starts.
+
+        """
+        return self.submit_all([(step, parameters)], force=force)[0]
+
+    def submit_all(self, chain: Sequence[str | tuple[str, dict[str, Any]]], *, force: bool = False) -> list[Job]:
+        """Queue steps one after the other; where one does not complete, those after it are cancelled and say why.
+
+        Raises:
+            StepError, JobsError: as with `submit`; then none is queued.
+
+        """
+        wanted = [(item, {}) if isinstance(item, str) else item for item in chain]
+        coming = [record.name for record in self._own("state IN ('pending', 'running')")]
+        rows = []
+        for name, parameters in wanted:
+            step = steps.check(self.project, name, parameters, coming=coming)
+            coming.append(name)
+            arguments = steps.arguments(step, parameters) + (["--force"] if force else [])
+            command = [sys.executable, "-m", "historymap_lib.cli", "run", name, "--config", str(self.project.file)]
+            made = parameters.get("output") or step.makes(self.project)
+            row = self._row(name, [*command, *arguments], {**parameters, **({"force": True} if force else {})}, made)
+            rows.append(row | {"after": -1 if rows else None})
+        return self._add(rows)
+
+    def submit_command(self, name: str, command: Sequence[str | Path], *, result: Path | None = None) -> Job:
+        """Queue any program with its arguments; it has completed if it ends with 0 and `result`, if given, is there."""
+        return self._add([self._row(name, [str(part) for part in command], {}, result)])[0]
+
+    def get(self, number: int) -> Job:
+        """Return a job by its number.
+
+        Raises:
+            JobsError: there is none.
+
+        """
+        self.store.get(number)
+        return Job(self, number)
+
+    def current(self) -> Job | None:
+        """Return the job that is running, the oldest where there are several."""
+        found = self.store.find("state IN (?, ?)", *ACTIVE, limit=1)
+        return Job(self, found[0].id) if found else None
+
+    def recent(self, count: int = 10) -> list[Record]:
+        """Return the latest jobs, the newest first, with their progress."""
+        return [self.told(record) for record in self.store.find("1", order="id DESC", limit=count)]
+
+    def waiting(self) -> list[Record]:
+        """Return the jobs that are queued, the next one first."""
+        return self.store.find("state = 'pending'")
+
+    def told(self, record: Record) -> Record:
+        """Return a running job with what it says of its progress right now."""
+        if record.ended:
+            return record
+        found = artifacts.read_json(self.files.progress(record.id))
+        return replace(record, progress=found) if isinstance(found, dict) else record
+
+    def wake(self) -> None:
+        """Start a worker if there is something to do and none lives.
+
+        Raises:
+            JobsError: it does not come up.
+
+        """
+        if not self.store.find("state IN ('pending', 'running', 'cancelling')", limit=1) or self.has_worker():
+            return
+        with suppress(Timeout), FileLock(self.files.start, timeout=PATIENCE):
+            if not self.has_worker():
+                self._start_worker()
+
+    def has_worker(self) -> bool:
+        """Return whether a worker lives: whoever holds the lock does."""
+        try:
+            with FileLock(self.files.lock, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def _start_worker(self) -> None:
+        command = [sys.executable, "-m", "historymap_lib.jobs.guard", str(self.project.file)]
+        variables = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
+        log = self.files.worker_log
+        with log.open("ab" if log.exists() and log.stat().st_size < logs.LIMIT else "wb") as file:
+            subprocess.run(  # noqa: S603 - our own program
+                command, cwd=self.project.paths.root, env=variables, check=True, close_fds=True,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            )  # fmt: skip
+        until = time.monotonic() + START
+        while not self.has_worker():
+            if not self.store.find("state IN ('pending', 'running', 'cancelling')", limit=1):
+                return  # it was so quick that it has ended again
+            if time.monotonic() > until:
+                raise JobsError(f"the worker does not start; {log} says why, and the jobs wait")
+            time.sleep(POLL / 4)
+
+    def _row(self, name: str, command: list[str], parameters: dict[str, Any], result: Path | None) -> dict[str, Any]:
+        return {
+            "name": name,
+            "config": str(self.project.file),
+            "command": command,
+            "folder": str(self.project.paths.root),
+            "parameters": {key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()},
+            "result": str(result.resolve()) if result is not None else None,
+            "after": None,
+            "token": secrets.token_hex(16),
+            "submitted_by": _who(),
+        }
+
+    def _add(self, rows: list[dict[str, Any]]) -> list[Job]:
+        numbers = self.store.add(rows)
+        self.wake()
+        return [Job(self, number) for number in numbers]
+
+    def _own(self, condition: str) -> list[Record]:
+        return self.store.find(f"config = ? AND {condition}", str(self.project.file))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job: its number, and what can be done with it."""
+
+    jobs: Jobs
+    id: int
+
+    @property
+    def record(self) -> Record:
+        """How it stands now, with its progress."""
+        return self.jobs.told(self.jobs.store.get(self.id))
+
+    @property
+    def state(self) -> str:
+        """Its state now."""
+        return self.jobs.store.get(self.id).state
+
+    @property
+    def log_path(self) -> Path:
+        """The file with all that it printed, byte for byte."""
+        return self.jobs.files.log(self.id)
+
+    def log(self) -> str:
+        """Return all that it has printed so far, with bars as they last showed."""
+        offset, text = 0, []
+        while True:
+            chunk = logs.read(self.log_path, offset)
+            text.append(chunk.text)
+            if chunk.offset == offset:
+                return "".join([*text, chunk.live])
+            offset = chunk.offset
+
+    def follow(self, offset: int = 0) -> Follow:
+        """Return what it prints from a byte on, until it ends: for `for`, and for `async for`."""
+        return Follow(self, offset)
+
+    def wait(self, timeout: float | None = None) -> Record:
+        """Wait until it has ended and return how.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout` seconds.
+
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        look = 0.0
+        while not (record := self.jobs.store.get(self.id)).ended:
+            if until is not None and time.monotonic() > until:
+                raise TimeoutError(f"job {self.id} ({record.name}) is still {record.state} after {timeout:g} s")
+            if time.monotonic() > look:
+                self.jobs.wake()
+                look = time.monotonic() + LOOK
+            time.sleep(POLL)
+        return record
+
+    def cancel(self) -> Record:
+        """Take it out of the queue, or ask it to end; that takes up to `jobs.grace` seconds, and `wait` waits for it.
+
+        Raises:
+            JobsError: it has ended already.
+
+        """
+        store, who = self.jobs.store, _who()
+        said = f"cancelled by {who} before it started"
+        if not store.change(self.id, "pending", state="cancelled", finished=time.time(), error=said):
+            if not store.change(self.id, "running", "cancelling", state="cancelling", cancelled_by=who):
+                record = store.get(self.id)
+                raise JobsError(f"job {self.id} ({record.name}) is {record.state} already; there is nothing to cancel")
+            self.jobs.wake()
+        return self.record
+
+    def retry(self) -> Job:
+        """Queue the same again, as a new job.
+
+        Raises:
+            JobsError: it has not ended yet.
+            StepError: what it needs is no longer there.
+
+        """
+        record = self.jobs.store.get(self.id)
+        if not record.ended:
+            raise JobsError(f"job {self.id} ({record.name}) is {record.state}; it can be retried when it has ended")
+        if record.name in steps.STEPS and record.config == str(self.jobs.project.file):
+            parameters = dict(record.parameters)
+            return self.jobs.submit(record.name, force=parameters.pop("force", False), **parameters)
+        row = {key: getattr(record, key) for key in ("name", "config", "command", "folder", "parameters", "result")}
+        return self.jobs._add([row | {"token": secrets.token_hex(16), "submitted_by": _who()}])[0]  # noqa: SLF001
+
+
+@dataclass(frozen=True)
+class Follow:
+    """The updates of a job from a byte of its log on, until it has ended and all is read."""
+
+    job: Job
+    offset: int
+
+    def __iter__(self) -> Iterator[Update]:
+        for update in self._updates():
+            if update is None:
+                time.sleep(POLL)
+            else:
+                yield update
+
+    async def __aiter__(self) -> AsyncIterator[Update]:
+        for update in self._updates():
+            if update is None:
+                await asyncio.sleep(POLL)
+            else:
+                yield update
+
+    def _updates(self) -> Iterator[Update | None]:
+        """Yield what is new, and None where there is nothing yet."""
+        jobs, offset, before, look = self.job.jobs, self.offset, None, 0.0
+        while True:
+            record = self.job.record  # before the log, so that of an ended job all is read
+            chunk = logs.read(self.job.log_path, offset)
+            moved, offset = chunk.offset != offset, chunk.offset
+            update = Update(chunk.text, chunk.live, offset, record)
+            if moved or update != before:
+                before = update
+                yield update
+            if not moved:
+                if record.ended:
+                    return
+                if time.monotonic() > look:
+                    jobs.wake()
+                    look = time.monotonic() + LOOK
+                yield None
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without a name for its user
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,245 @@
+"""What is known of each job, in one SQLite file that any number of processes write and read.
+
+Every operation opens the file, does one short transaction and closes it again: nothing is held, so nothing is lost with
+a process, and threads and forks need no care. Writers wait for each other (write-ahead log, busy timeout); readers wait
+for nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from historymap_lib.errors import JobsError
+from historymap_lib.jobs.processes import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VERSION = 1
+PATIENCE = 60.0
+"""Seconds to wait for another writer."""
+STATES = ("pending", "running", "cancelling", "cancelled", "completed", "failed", "crashed")
+ACTIVE = ("running", "cancelling")
+ENDED = ("cancelled", "completed", "failed", "crashed")
+SCHEMA = """
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, also after pruning
+    name TEXT NOT NULL,
+    config TEXT NOT NULL,
+    command TEXT NOT NULL,
+    folder TEXT NOT NULL,
+    parameters TEXT NOT NULL,
+    result TEXT,
+    after INTEGER,
+    token TEXT NOT NULL UNIQUE,
+    submitted_by TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending',
+    created REAL NOT NULL,
+    started REAL,
+    finished REAL,
+    exit_code INTEGER,
+    error TEXT,
+    progress TEXT,
+    owner_pid INTEGER,
+    owner_started REAL,
+    owner_boot TEXT,
+    cancelled_by TEXT
+);
+CREATE INDEX jobs_state ON jobs (state);
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row: a job as it stood when it was read. Times are seconds since the epoch.
+
+    Attributes:
+        name: the step, or what a command was called.
+        config: the YAML of its case.
+        command: the program and its arguments.
+        folder: where it runs.
+        parameters: those of the step.
+        result: the path that must be there when it has completed.
+        after: the job that must have completed before it starts.
+        token: what its processes carry in their environment.
+        progress: `done`, `total`, `unit`, `message`, as far as known.
+        owner: the worker that runs it.
+
+    """
+
+    id: int
+    name: str
+    config: str
+    command: list[str]
+    folder: str
+    parameters: dict[str, Any]
+    result: str | None
+    after: int | None
+    token: str
+    submitted_by: str
+    state: str
+    created: float
+    started: float | None
+    finished: float | None
+    exit_code: int | None
+    error: str | None
+    progress: dict[str, Any]
+    owner: Identity | None
+    cancelled_by: str | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in ENDED
+
+
+class Store:
+    """The jobs of a project.
+
+    Raises:
+        JobsError: the file cannot be opened, is no store, or was made by a newer version.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._prepare()
+
+    def add(self, rows: list[dict[str, Any]]) -> list[int]:
+        """Queue jobs, all or none, and return their numbers; in a row `after` -n means the n-th before it."""
+        numbers: list[int] = []
+        with self._transaction() as db:
+            for row in rows:
+                after = row.get("after")
+                values = row | {
+                    "command": json.dumps(row["command"]),
+                    "parameters": json.dumps(row["parameters"]),
+                    "after": numbers[after] if after is not None and after < 0 else after,
+                    "created": time.time(),
+                }
+                names = ", ".join(values)
+                marks = ", ".join(f":{name}" for name in values)
+                cursor = db.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", values)  # noqa: S608 - our names
+                numbers.append(int(cursor.lastrowid or 0))
+        return numbers
+
+    def get(self, number: int) -> Record:
+        """Return a job.
+
+        Raises:
+            JobsError: there is none of this number.
+
+        """
+        found = self.find("id = ?", number)
+        if not found:
+            raise JobsError(f"there is no job {number}; historymap jobs list shows those there are")
+        return found[0]
+
+    def find(self, condition: str, *values: Any, order: str = "id", limit: int = -1) -> list[Record]:
+        """Return the jobs that meet an SQL condition."""
+        query = f"SELECT * FROM jobs WHERE {condition} ORDER BY {order} LIMIT {limit}"  # noqa: S608 - ours
+        with self._opened() as db:
+            return [_record(row) for row in db.execute(query, values)]
+
+    def change(self, number: int, *states: str, **values: Any) -> bool:
+        """Set columns of a job if it is in one of the states; return whether it was."""
+        names = ", ".join(f"{name} = ?" for name in values)
+        marks = ", ".join("?" for _ in states)
+        query = f"UPDATE jobs SET {names} WHERE id = ? AND state IN ({marks})"  # noqa: S608 - our names
+        with self._transaction() as db:
+            return db.execute(query, (*values.values(), number, *states)).rowcount == 1
+
+    def delete(self, numbers: list[int]) -> None:
+        """Forget jobs that have ended."""
+        with self._transaction() as db:
+            marks = ", ".join("?" for _ in ENDED)
+            for number in numbers:
+                db.execute(f"DELETE FROM jobs WHERE id = ? AND state IN ({marks})", (number, *ENDED))  # noqa: S608
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        try:
+            db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+        except sqlite3.Error as error:
+            raise self._told(error) from error
+        try:
+            db.row_factory = sqlite3.Row
+            yield db
+        except sqlite3.Error as error:
+            raise self._told(error) from error
+        finally:
+            db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection that holds the right to write, so that what is read stays true until it is written."""
+        with self._opened() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    def _prepare(self) -> None:
+        """Make the tables, unless they are there; one process at a time, since the log is switched on by locking."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and self._version() == VERSION:
+                return
+            with FileLock(self.path.with_suffix(".lock"), timeout=PATIENCE):
+                self._make()
+        except Timeout as error:
+            raise JobsError(f"{self.path}: another program has locked it; end that, and try again") from error
+        except OSError as error:
+            raise JobsError(f"{self.path}: {error.strerror}; give access or make room, and try again") from error
+
+    def _version(self) -> int:
+        with self._opened() as db:
+            version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if version > VERSION:
+            raise JobsError(f"{self.path}: was made by a newer historymap; update this one")
+        return version
+
+    def _make(self) -> None:
+        if self._version() == VERSION:
+            return
+        with self._opened() as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+
+    def _told(self, error: sqlite3.Error) -> JobsError:
+        kind, text = getattr(error, "sqlite_errorname", ""), str(error)
+        if kind.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return StoreUnavailableError(
+                f"{self.path}: another program has kept it for {PATIENCE:.0f} s; end that, and try again"
+            )
+        if kind.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            return StoreUnavailableError(
+                f"{self.path}: cannot be written ({text}); make room on the disk, and try again"
+            )
+        if kind.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            return JobsError(f"{self.path}: is no store of jobs ({text}); move it away, and a new one is made")
+        return JobsError(f"{self.path}: {text}; give access to it, or move it away, and a new one is made")
+
+
+class StoreUnavailableError(JobsError):
+    """The store cannot be written just now: no room on the disk, or another program keeps it."""
+
+
+def _record(row: sqlite3.Row) -> Record:
+    values = {field.name: row[field.name] for field in fields(Record) if field.name in row.keys()}  # noqa: SIM118
+    values["command"], values["parameters"] = json.loads(row["command"]), json.loads(row["parameters"])
+    values["progress"] = json.loads(row["progress"] or "{}")
+    owner = (row["owner_pid"], row["owner_started"], row["owner_boot"])
+    return Record(**values, owner=Identity(*owner) if row["owner_pid"] is not None else None)

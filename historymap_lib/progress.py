@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -30,7 +31,7 @@ def track(items: Iterable[Item], what: str, *, total: int | None = None, unit: s
 
     Where that is no terminal it is redrawn every few seconds only: logs would otherwise hold thousands of bars.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Bar(what, total=total, unit=unit) as bar:
         for item in items:

@@ -75,11 +75,11 @@ class Files:
         return self.folder / "worker.log"
 
     def log(self, number: int) -> Path:
-        """What a job prints, byte for byte."""
+        """Return the file with what a job prints, byte for byte."""
         return self.folder / "logs" / f"{number}.log"
 
     def progress(self, number: int) -> Path:
-        """How far a job is, as it says itself."""
+        """Return the file in which a job says how far it is."""
         return self.folder / "logs" / f"{number}.progress.json"
 
 
@@ -125,7 +125,7 @@ class Jobs:
         """
         wanted = [(item, {}) if isinstance(item, str) else item for item in chain]
         coming = [record.name for record in self._own("state IN ('pending', 'running')")]
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, parameters in wanted:
             step = steps.check(self.project, name, parameters, coming=coming)
             coming.append(name)

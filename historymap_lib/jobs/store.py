@@ -221,13 +221,11 @@ class Store:
     def _told(self, error: sqlite3.Error) -> JobsError:
         kind, text = getattr(error, "sqlite_errorname", ""), str(error)
         if kind.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            return StoreUnavailableError(
-                f"{self.path}: another program has kept it for {PATIENCE:.0f} s; end that, and try again"
-            )
+            said = f"{self.path}: another program has kept it for {PATIENCE:.0f} s; end that, and try again"
+            return StoreUnavailableError(said)
         if kind.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-            return StoreUnavailableError(
-                f"{self.path}: cannot be written ({text}); make room on the disk, and try again"
-            )
+            said = f"{self.path}: cannot be written ({text}); make room on the disk, and try again"
+            return StoreUnavailableError(said)
         if kind.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             return JobsError(f"{self.path}: is no store of jobs ({text}); move it away, and a new one is made")
         return JobsError(f"{self.path}: {text}; give access to it, or move it away, and a new one is made")

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import rasterio
 import shapely
-from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -34,12 +33,12 @@ from historymap_lib.probability import FULL, NO_DATA
 from historymap_lib.zonal import footprint_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from historymap_lib.imagery import Photo
+    from rasterio.windows import Window
 
-    Read = Callable[[Window], np.ndarray]
+    from historymap_lib.imagery import Photo
+    from historymap_lib.outlines import Read
 
 INSET = 1.0
 """Metres: the inside begins this far in."""

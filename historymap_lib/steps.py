@@ -207,12 +207,15 @@ def _check_parameters(step: Step, parameters: dict[str, Any]) -> None:
         if name not in known:
             raise StepError(f"{step.name} takes no {name}; it takes {', '.join(known) or 'no parameters'}")
         kind = known[name].kind
-        fits = isinstance(value, (str, Path) if kind is Path else kind) and not (
-            kind is int and isinstance(value, bool)
-        )
-        if value is not None and (not fits or (kind is int and value < 1)):
+        if value is not None and not _fits(value, kind):
             what = {int: "a whole number of 1 or more", bool: "true or false", Path: "a path"}[kind]
             raise StepError(f"{step.name}: {name} is {value!r}, but it should be {what}")
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, (str, Path) if kind is Path else kind)
 
 
 def why_outdated(project: Project, step: Step, parameters: dict[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ returns is one line that changes: what it last showed counts. Bytes that are no 
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,11 +71,6 @@ def _shown(line: bytes) -> str:
 
 def _whole(data: bytes) -> int:
     """Return how many bytes there are without a character of UTF-8 that is cut off at the end."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte >= 0xC0:  # the first byte of a character, of so many
-            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return len(data) - back if length > back and len(data) > back else len(data)
-        if byte < 0x80:
-            break
-    return len(data)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    return len(data) - len(decoder.getstate()[0])

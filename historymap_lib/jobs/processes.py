@@ -87,9 +87,9 @@ def carriers(token: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                if process.environ().get(TOKEN) == token:
-                    found.append(process)
+            living = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if living and process.environ().get(TOKEN) == token:
+                found.append(process)
     return found
 
 

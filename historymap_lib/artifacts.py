@@ -8,7 +8,6 @@ also after `kill -9` or a power cut.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,17 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from historymap_lib import __version__
+from historymap_lib.fingerprints import MANIFEST, PARTIAL
+from historymap_lib.fingerprints import fingerprint as fingerprint  # noqa: PLC0414 - asked for here as well
+from historymap_lib.fingerprints import fingerprints as fingerprints  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-PARTIAL = ".partial-"
-"""Prefix of unfinished files; left over only by a kill, and swept by the next writer of the same target."""
-
 OLD = ".old"
 """Suffix of what a writer has moved aside, within its own unfinished folder."""
 
-MANIFEST = "manifest.json"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -101,28 +99,6 @@ def sweep(path: Path) -> None:
                 with suppress(OSError):  # as a rule there is none; or another writer was faster
                     aside.replace(path)
             shutil.rmtree(left, ignore_errors=True)
-
-
-def fingerprint(path: Path) -> str:
-    """Return a SHA-256 over the content of a file, or over the names and contents of the files of a folder.
-
-    A missing path has the fingerprint `""`. The manifest in a folder does not count: it tells the time of making.
-    """
-    if not path.exists():
-        return ""
-    digest = hashlib.sha256()
-    for item in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        name = item.relative_to(path)
-        if item.is_file() and name != Path(MANIFEST) and not any(part.startswith(PARTIAL) for part in name.parts):
-            digest.update(str(name).encode())
-            with item.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def fingerprints(paths: Iterable[Path]) -> dict[str, str]:
-    """Return the fingerprint of each path, by its name."""
-    return {str(path): fingerprint(path) for path in paths}
 
 
 def code_fingerprint(module: str) -> str:

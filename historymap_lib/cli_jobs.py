@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +44,7 @@ def show_list(options: argparse.Namespace) -> None:
     jobs.wake()
     records = jobs.recent(options.count)
     if options.json:
-        print(json.dumps([as_dict(record) for record in records], indent=2))
+        print(json.dumps([record.as_dict() for record in records], indent=2))
     elif not records:
         print("there are no jobs yet; historymap jobs submit STEP queues one")
     else:
@@ -56,7 +54,7 @@ def show_list(options: argparse.Namespace) -> None:
 def show(options: argparse.Namespace) -> None:
     """Print all that is known of a job."""
     job = _job(options)
-    print(json.dumps(as_dict(job.record) | {"log": str(job.log_path)}, indent=2))
+    print(json.dumps(job.record.as_dict() | {"log": str(job.log_path)}, indent=2))
 
 
 def show_log(options: argparse.Namespace) -> None:
@@ -107,32 +105,13 @@ def follow(job: Job) -> None:
 def line(record: Record) -> str:
     """Return a job in one line."""
     when = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    parts = [f"{record.id:>5}  {record.name:<18}{record.state:<11}{when}  {duration(record):>8}"]
+    parts = [f"{record.id:>5}  {record.name:<18}{record.state:<11}{when}  {record.duration:>8}"]
     done, total = record.progress.get("done"), record.progress.get("total")
     if record.state in ("running", "cancelling") and total:
         parts.append(f"{done}/{total} {record.progress.get('unit', '')} {record.progress.get('message', '')}".rstrip())
     if record.error:
         parts.append(record.error if len(record.error) < ERROR_WIDTH else f"{record.error[:ERROR_WIDTH]}...")
     return "  ".join(parts)
-
-
-def duration(record: Record) -> str:
-    """Return how long a job has run, as hours, minutes and seconds."""
-    if record.started is None:
-        return ""
-    seconds = round((record.finished or time.time()) - record.started)
-    hours, rest = divmod(seconds, 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
-
-
-def as_dict(record: Record) -> dict[str, Any]:
-    """Return a job as plain JSON values, with times as ISO 8601; without the token of its processes."""
-    values = asdict(record)
-    del values["token"]
-    for name in ("created", "started", "finished"):
-        if values[name] is not None:
-            values[name] = datetime.fromtimestamp(values[name]).astimezone().isoformat(timespec="milliseconds")
-    return values
 
 
 def _job(options: argparse.Namespace) -> Job:

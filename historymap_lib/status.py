@@ -1,38 +1,71 @@
-"""What a case has, how good and how old it is, and what to do next; read from manifests, never an error."""
+"""What a case has, how good and how old it is, and what to do next; read from manifests and stores, never an error."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from historymap_lib import artifacts, steps
 from historymap_lib.annotations import read as read_annotations
-from historymap_lib.errors import AnnotationsError
+from historymap_lib.errors import AnnotationsError, HistorymapError
+from historymap_lib.fingerprints import looking_once, tree
+from historymap_lib.jobs.files import Files
+from historymap_lib.jobs.store import ACTIVE, Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from historymap_lib.project import Project
 
+    Describe = Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
+
+RECENT = 10
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that a step makes."""
+    """One thing that a step makes.
+
+    Attributes:
+        step: what makes it; None for annotations, which people make.
+        made_at: when, as ISO 8601.
+        text: what there is to say of it, for people.
+        facts: the same for programs.
+        outdated: why it should be made anew, or None.
+        size: bytes on the disk.
+
+    """
 
     name: str
     path: str
+    step: str | None
     exists: bool
     made_at: str | None
     text: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    outdated: str | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True)
 class Status:
-    """The things of a case in the order in which they are made, and the command that is due."""
+    """The things of a case in the order in which they are made, the command that is due, and the jobs.
+
+    `current` and `jobs` are as `historymap jobs list --json` prints them, the newest first; they are those of all cases
+    that share the store. `odd` says what could not be read.
+    """
 
     case: str
     items: list[Item]
     next: str
+    current: dict[str, Any] | None
+    jobs: list[dict[str, Any]]
+    size: int
+    odd: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -40,64 +73,145 @@ class Status:
 
     def table(self) -> str:
         """Return lines for a terminal."""
-        lines = [f"{item.name:<16}{item.made_at or '-':<28}{item.text}" for item in self.items]
-        return "\n".join([f"case {self.case}", *lines, f"next: {self.next}"])
+        lines = [f"case {self.case}"]
+        for item in self.items:
+            note = f"; out of date, {item.outdated}" if item.outdated and item.exists else ""
+            lines.append(f"{item.name:<16}{_age(item.made_at):<16}{item.text}{note}")
+        lines.append(f"{'on the disk':<32}{_bytes(self.size)}")
+        lines += [
+            f"job {job['id']:<12}{job['state']:<16}{job['name']} {job['duration']}"
+            + (f"; {job['error']}" if job["error"] else "")
+            for job in self.jobs
+        ]
+        return "\n".join([*lines, *(f"odd: {text}" for text in self.odd), f"next: {self.next}"])
 
 
 def read_status(project: Project) -> Status:
     """Return where a case stands."""
-    paths = project.paths
+    with looking_once():
+        return _read(project)
+
+
+def _read(project: Project) -> Status:
+    paths, reasons = project.paths, _reasons(project)
+    odd: list[str] = []
     items = [
-        _item("training tiles", paths.training, _tiles),
-        _item("corrected tiles", paths.corrected, _tiles),
-        _item("model", paths.model, lambda _: _model(paths.models / "metrics.json")),
-        _item("probability", paths.probability, lambda manifest: f"{manifest.get('covered', 0):.0%} of the area"),
-        _item("verdicts", paths.verified, _verdicts),
-        Item("annotations", str(paths.annotations), paths.annotations.exists(), None, _annotations(paths.annotations)),
+        _item("training tiles", paths.training, "generate-training", _tiles, reasons),
+        _item("corrected tiles", paths.corrected, "apply-annotations", _tiles, reasons),
+        _item("model", paths.model, "train", lambda _: _model(paths.models / "metrics.json"), reasons),
+        _item("probability", paths.probability, "predict", _probability, reasons),
+        _item("verdicts", paths.verified, "verify", _verdicts, reasons),
+        _annotations(paths.annotations),
     ]
-    return Status(project.name, items, _next(project))
+    jobs = _jobs(paths.jobs, odd)
+    current = next((job for job in jobs if job["state"] in ACTIVE), None)
+    size = sum(item.size for item in items)
+    return Status(project.name, items, _next(reasons), current, jobs[:RECENT], size, odd)
 
 
-def _item(name: str, path: Path, describe: Any) -> Item:
-    manifest = artifacts.read_manifest(path)
-    if not path.exists():
-        return Item(name, str(path), exists=False, made_at=None, text="none yet")
+def _item(name: str, path: Path, step: str, describe: Describe, reasons: dict[str, str | None]) -> Item:
+    manifest, found = artifacts.read_manifest(path), tree(path)
+    if found is None:
+        return Item(name, str(path), step, exists=False, made_at=None, text="none yet", outdated=reasons[step])
+    made_at = None
+    facts: dict[str, Any] = {}
     if manifest is None:
-        return Item(name, str(path), exists=True, made_at=None, text="there, but without its manifest")
-    try:
-        text = describe(manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        text = f"there, but its manifest is odd ({error!r})"
-    return Item(name, str(path), exists=True, made_at=manifest.get("made_at"), text=text)
+        text = "there, but without its manifest"
+    else:
+        made_at = manifest.get("made_at") if isinstance(manifest.get("made_at"), str) else None
+        try:
+            text, facts = describe(manifest)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            text = f"there, but its manifest is odd ({error!r})"
+    return Item(
+        name, str(path), step, exists=True, made_at=made_at, text=text, facts=facts, outdated=reasons[step],
+        size=found.size,
+    )  # fmt: skip
 
 
-def _tiles(manifest: dict[str, Any]) -> str:
+def _tiles(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     splits = manifest.get("splits", {})
-    return f"{manifest['tiles']} tiles" + (f" ({', '.join(f'{v} {k}' for k, v in splits.items())})" if splits else "")
+    text = f"{manifest['tiles']} tiles" + (f" ({', '.join(f'{v} {k}' for k, v in splits.items())})" if splits else "")
+    return text, {"tiles": manifest["tiles"], "splits": splits}
 
 
-def _model(path: Path) -> str:
+def _model(path: Path) -> tuple[str, dict[str, Any]]:
     metrics = artifacts.read_json(path)
     if not isinstance(metrics, dict):
-        return "there, but without its metrics"
-    return f"validation IoU {metrics['validation_iou']:.3f}, {metrics['tiles']} tiles"
+        return "there, but without its metrics", {}
+    return f"validation IoU {metrics['validation_iou']:.3f}, {metrics['tiles']} tiles", metrics
 
 
-def _verdicts(manifest: dict[str, Any]) -> str:
+def _probability(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    covered = manifest.get("covered", 0)
+    return f"{covered:.0%} of the area", {"covered": covered}
+
+
+def _verdicts(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     counts = manifest["counts"]
-    return ", ".join(f"{counts[key]:,} {key.replace('_', ' ')}" for key in ("existed", "not_existed", "unsure"))
+    text = ", ".join(f"{counts[key]:,} {key.replace('_', ' ')}" for key in ("existed", "not_existed", "unsure"))
+    return text, counts
 
 
-def _annotations(path: Path) -> str:
+def _annotations(path: Path) -> Item:
     try:
-        return f"{len(read_annotations(path, missing_ok=True))} buildings"
+        judged = read_annotations(path, missing_ok=True).values()
     except AnnotationsError as error:
-        return str(error)
+        return Item("annotations", str(path), None, exists=path.exists(), made_at=None, text=str(error))
+    facts: dict[str, Any] = {"annotations": len(judged)}
+    for verdict in ("existed", "not_existed", "unsure"):
+        facts[verdict] = sum(annotation.verdict == verdict for annotation in judged)
+    found = tree(path)
+    made_at = datetime.fromtimestamp(found.newest / 1e9, UTC).isoformat(timespec="seconds") if found else None
+    size = found.size if found else 0
+    text = f"{len(judged)} buildings"
+    return Item("annotations", str(path), None, found is not None, made_at, text, facts, size=size)
 
 
-def _next(project: Project) -> str:
+def _jobs(folder: Path, odd: list[str]) -> list[dict[str, Any]]:
+    """Return the latest jobs, those that run first; none where there never was one."""
+    files = Files(folder)
+    if not files.store.exists():
+        return []
+    try:
+        store = Store(files.store)
+        running = store.find("state IN (?, ?)", *ACTIVE)
+        others = store.find("state NOT IN (?, ?)", *ACTIVE, order="id DESC", limit=RECENT)
+    except HistorymapError as error:
+        odd.append(str(error))
+        return []
+    records = [files.told(record) for record in [*reversed(running), *others]]
+    return [record.as_dict() for record in records]
+
+
+def _reasons(project: Project) -> dict[str, str | None]:
+    """Return why each step must run, None where it need not."""
+    return {name: steps.why_outdated(project, step, {}) for name, step in steps.STEPS.items()}
+
+
+def _next(reasons: dict[str, str | None]) -> str:
     for name in steps.ALL:
-        reason = steps.why_outdated(project, steps.STEPS[name], {})
-        if reason is not None:
-            return f"historymap run {name} ({reason})"
+        if reasons[name] is not None:
+            return f"historymap run {name} ({reasons[name]})"
     return "nothing; all is up to date"
+
+
+def _age(made_at: str | None) -> str:
+    """Return how long ago something was made, for people."""
+    try:
+        seconds = time.time() - datetime.fromisoformat(made_at or "").timestamp()
+    except ValueError:
+        return "-"
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def _bytes(size: float) -> str:
+    for unit in UNITS[:-1]:
+        if size < 1024:  # noqa: PLR2004
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} {UNITS[-1]}"

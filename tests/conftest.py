@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import settings
+
+os.environ["HISTORYMAP_CACHE"] = tempfile.mkdtemp(prefix="historymap-cache-")
 
 settings.register_profile("shared", deadline=None)  # other work on the machine says nothing about the code
 settings.load_profile("shared")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from case_fixtures import change, lattice, make_case, save_random_model, seen, write_probability
 
 from historymap_lib import annotations, artifacts, steps
 from historymap_lib.annotations import Annotation
+from historymap_lib.jobs import Jobs
 from historymap_lib.project import load
-from historymap_lib.status import read_status
+from historymap_lib.status import _age, read_status
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +69,72 @@ def test_the_table_is_for_people_and_the_dict_for_programs(finished):
     lines = status.table().splitlines()
     assert lines[0] == "case town"
     assert lines[-1] == f"next: {status.next}"
-    assert len(lines) == len(status.items) + 2
-    assert json.loads(json.dumps(status.as_dict()))["items"][0]["exists"] is True
+    assert len(lines) == len(status.items) + 3
+    told = json.loads(json.dumps(status.as_dict()))
+    assert told["items"][0]["exists"] is True
+    assert told["items"][0]["facts"]["tiles"] == 5
+    assert told["items"][4]["facts"] == artifacts.read_manifest(load(finished).paths.verified)["counts"]
+    assert told["size"] == sum(item["size"] for item in told["items"]) > 0
+    assert told["current"] is None
+
+
+def test_what_is_out_of_date_says_so_where_it_is_listed(finished):
+    assert read_status(load(finished)).items[0].outdated is None
+    change(finished, "tiles", count=7)
+    status = read_status(load(finished))
+    change(finished, "tiles", count=5)
+    assert status.items[0].outdated == "its settings have changed"
+    assert "out of date, its settings have changed" in status.table()
+
+
+def test_jobs_are_part_of_the_status_and_those_that_run_come_first(tmp_path):
+    case = load(make_case(tmp_path, jobs={"idle": 0.5, "grace": 1.0}))
+    jobs = Jobs(case)
+    done = jobs.submit_command("done", [sys.executable, "-c", ""])
+    done.wait(60)
+    failed = jobs.submit_command("failed", [sys.executable, "-c", "raise SystemExit(3)"])
+    failed.wait(60)
+    code = "import time; print('on', flush=True); time.sleep(60)"
+    running = jobs.submit_command("running", [sys.executable, "-c", code])
+    next(update for update in running.follow() if "on" in update.text)
+    waiting = jobs.submit_command("waiting", [sys.executable, "-c", ""])
+    status = read_status(case)
+    assert status.current["id"] == running.id
+    assert [job["name"] for job in status.jobs] == ["running", "waiting", "failed", "done"]
+    assert f"job {failed.id}" in status.table()
+    assert "exit code 3" in status.table()
+    json.dumps(status.as_dict())
+    waiting.cancel()
+    running.cancel()
+    running.wait(60)
+    assert read_status(case).current is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + b"x" * 200])
+def test_a_broken_store_of_jobs_is_told_and_is_no_error(tmp_path, content):
+    case = load(make_case(tmp_path))
+    case.paths.jobs.mkdir(parents=True)
+    (case.paths.jobs / "jobs.db").write_bytes(content)
+    status = read_status(case)
+    assert status.jobs == []
+    assert bool(status.odd) == bool(content)  # an empty file is a store that nobody has written yet
+
+
+def test_things_that_are_no_files_or_folders_are_no_error(tmp_path):
+    case = load(make_case(tmp_path))
+    case.paths.training.parent.mkdir(parents=True)
+    case.paths.training.write_text("a file where a folder belongs")
+    case.paths.verified.mkdir()
+    case.paths.models.mkdir(parents=True)
+    case.paths.model.symlink_to(tmp_path / "nowhere")
+    assert read_status(case).table()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(5, "just now"), (61, "1 minute ago"), (7300, "2 hours ago"), (90_000, "1 day ago")]
+)
+def test_ages_are_told_in_words(seconds, said):
+    assert _age((datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()) == said
 
 
 @pytest.mark.parametrize(

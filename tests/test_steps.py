@@ -162,8 +162,12 @@ def test_predict_is_skipped_until_the_model_changes(tmp_path):
 def test_an_unknown_step_or_parameter_is_told(town):
     with pytest.raises(StepError, match="there is no step dance; the steps are generate-training, train"):
         steps.run(load(town), "dance")
-    with pytest.raises(StepError, match="verify takes no colour, tiles; see historymap run verify --help"):
-        steps.run(load(town), "verify", tiles=3, colour="red")
+    with pytest.raises(StepError, match="verify takes no colour; it takes no parameters"):
+        steps.run(load(town), "verify", colour="red")
+    with pytest.raises(StepError, match="train takes no tiles; it takes epochs, resume"):
+        steps.run(load(town), "train", tiles=3)
+    with pytest.raises(StepError, match="train: epochs is '5', but it should be a whole number of 1 or more"):
+        steps.run(load(town), "train", epochs="5")
 
 
 def test_every_step_of_the_table_has_its_function_and_a_line_of_help():

@@ -20,15 +20,16 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from historymap_lib import artifacts, steps
+from historymap_lib import steps
 from historymap_lib.errors import JobsError
 from historymap_lib.jobs import logs
+from historymap_lib.jobs.files import Files
 from historymap_lib.jobs.processes import TOKEN
 from historymap_lib.jobs.store import ACTIVE, PATIENCE, Record, Store
 from historymap_lib.progress import PROGRESS
@@ -46,41 +47,6 @@ LOOK = 2.0
 """Seconds between two looks whether the worker still lives."""
 FOREIGN = ("JPY_", "JUPYTER", "MPLBACKEND", "PYTHONSTARTUP", "KERNEL_", TOKEN, PROGRESS)
 """Variables of a notebook kernel, or of a job, that do not fit a process of its own."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """Where the jobs of a project keep what."""
-
-    folder: Path
-
-    @property
-    def store(self) -> Path:
-        """The SQLite file."""
-        return self.folder / "jobs.db"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the worker as long as it lives."""
-        return self.folder / "worker.lock"
-
-    @property
-    def start(self) -> Path:
-        """Held by whoever starts a worker."""
-        return self.folder / "start.lock"
-
-    @property
-    def worker_log(self) -> Path:
-        """What the worker itself prints."""
-        return self.folder / "worker.log"
-
-    def log(self, number: int) -> Path:
-        """Return the file with what a job prints, byte for byte."""
-        return self.folder / "logs" / f"{number}.log"
-
-    def progress(self, number: int) -> Path:
-        """Return the file in which a job says how far it is."""
-        return self.folder / "logs" / f"{number}.progress.json"
 
 
 @dataclass(frozen=True)
@@ -157,18 +123,11 @@ class Jobs:
 
     def recent(self, count: int = 10) -> list[Record]:
         """Return the latest jobs, the newest first, with their progress."""
-        return [self.told(record) for record in self.store.find("1", order="id DESC", limit=count)]
+        return [self.files.told(record) for record in self.store.find("1", order="id DESC", limit=count)]
 
     def waiting(self) -> list[Record]:
         """Return the jobs that are queued, the next one first."""
         return self.store.find("state = 'pending'")
-
-    def told(self, record: Record) -> Record:
-        """Return a running job with what it says of its progress right now."""
-        if record.ended:
-            return record
-        found = artifacts.read_json(self.files.progress(record.id))
-        return replace(record, progress=found) if isinstance(found, dict) else record
 
     def wake(self) -> None:
         """Start a worker if there is something to do and none lives.
@@ -240,7 +199,7 @@ class Job:
     @property
     def record(self) -> Record:
         """How it stands now, with its progress."""
-        return self.jobs.told(self.jobs.store.get(self.id))
+        return self.jobs.files.told(self.jobs.store.get(self.id))
 
     @property
     def state(self) -> str:

@@ -11,7 +11,8 @@ import json
 import sqlite3
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -99,6 +100,28 @@ class Record:
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.state in ENDED
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it has run, or ran."""
+        return None if self.started is None else max(0.0, (self.finished or time.time()) - self.started)
+
+    @property
+    def duration(self) -> str:
+        """The same for people: hours, minutes and seconds."""
+        if self.seconds is None:
+            return ""
+        minutes, seconds = divmod(round(self.seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"  # noqa: PLR2004
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, with times as ISO 8601; without the token of its processes."""
+        values = asdict(self) | {"duration": self.duration}
+        del values["token"]
+        for name in ("created", "started", "finished"):
+            if values[name] is not None:
+                values[name] = datetime.fromtimestamp(values[name]).astimezone().isoformat(timespec="milliseconds")
+        return values
 
 
 class Store:

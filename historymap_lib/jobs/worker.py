@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 
 from historymap_lib import artifacts, steps
 from historymap_lib.jobs import logs, processes
+from historymap_lib.jobs.files import Files
 from historymap_lib.jobs.processes import Identity
-from historymap_lib.jobs.queue import POLL, Files
+from historymap_lib.jobs.queue import POLL
 from historymap_lib.jobs.store import ACTIVE, Record, Store, StoreUnavailableError
 from historymap_lib.progress import PROGRESS
 from historymap_lib.project import load

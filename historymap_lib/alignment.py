@@ -15,8 +15,8 @@ import numpy as np
 import rasterio
 from rasterio.features import rasterize
 from rasterio.windows import Window
+from scipy import fft
 from scipy.ndimage import gaussian_filter, map_coordinates
-from scipy.signal import fftconvolve
 from shapely import STRtree, bounds, box, get_coordinates, get_num_coordinates, set_coordinates
 
 from historymap_lib.errors import VerificationError
@@ -80,10 +80,12 @@ def _estimate(dataset: rasterio.DatasetReader, shapes: np.ndarray, reach: float)
     rows, columns = math.ceil(dataset.height / side), math.ceil(dataset.width / side)
     tree = STRtree(shapes)
     fits = np.zeros((rows, columns, 2 * pixels + 1, 2 * pixels + 1))
-    for row in range(rows):
+    for row in range(rows):  # a row of cells is read at once: reading each by itself would take most of the time
+        band = Window(0, row * side, columns * side, side)
+        mask, values = _mask(dataset, band, shapes, tree), _read(dataset, band, pixels)
         for column in range(columns):
-            window = Window(column * side, row * side, side, side)
-            fits[row, column] = _fit(dataset, window, shapes, tree, pixels)
+            left = column * side
+            fits[row, column] = _fit(values[:, left : left + side + 2 * pixels], mask[:, left : left + side])
     shared = gaussian_filter(fits, (1.0, 1.0, 0, 0), mode="constant") + TOWN * fits.mean((0, 1))
     shifts = np.zeros((2, rows, columns))
     for row in range(rows):
@@ -95,21 +97,38 @@ def _estimate(dataset: rasterio.DatasetReader, shapes: np.ndarray, reach: float)
     return Offsets(left, top, side * resolution, smooth)
 
 
-def _fit(dataset: rasterio.DatasetReader, window: Window, shapes: np.ndarray, tree: STRtree, pixels: int) -> np.ndarray:
-    """Return how well the footprints fit the probabilities of a cell at each shift (down, right), in pixels."""
-    flat = np.zeros((2 * pixels + 1, 2 * pixels + 1))
+def _mask(dataset: rasterio.DatasetReader, window: Window, shapes: np.ndarray, tree: STRtree) -> np.ndarray:
+    """Return where a window has footprints (uint8, 1 footprint)."""
     inside = tree.query(box(*dataset.window_bounds(window)), predicate="intersects")
-    if len(inside) == 0:
-        return flat
     shape = (int(window.height), int(window.width))
-    mask = rasterize(shapes[inside], out_shape=shape, transform=dataset.window_transform(window)).astype(float)
-    around = Window(window.col_off - pixels, window.row_off - pixels, shape[1] + 2 * pixels, shape[0] + 2 * pixels)
-    values = dataset.read(1, window=around, boundless=True, fill_value=NO_DATA)
+    if len(inside) == 0:
+        return np.zeros(shape, np.uint8)
+    mask: np.ndarray = rasterize(
+        shapes[inside], out_shape=shape, transform=dataset.window_transform(window), dtype="uint8"
+    )
+    return mask
+
+
+def _read(dataset: rasterio.DatasetReader, window: Window, margin: int) -> np.ndarray:
+    """Return the values of a window with a margin, no data beyond the raster."""
+    top, left = window.row_off - margin, window.col_off - margin
+    bottom, right = top + window.height + 2 * margin, left + window.width + 2 * margin
+    rows, columns = (max(top, 0), min(bottom, dataset.height)), (max(left, 0), min(right, dataset.width))
+    values: np.ndarray = dataset.read(1, window=Window.from_slices(rows, columns))
+    beyond = ((rows[0] - top, bottom - rows[1]), (columns[0] - left, right - columns[1]))
+    return np.pad(values, beyond, constant_values=NO_DATA)
+
+
+def _fit(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return how well the footprints of a cell fit its probabilities, which have a margin, at each (down, right)."""
     known = values != NO_DATA
-    if not known.any():
-        return flat
+    down, right = (1 + whole - part for whole, part in zip(values.shape, mask.shape, strict=True))
+    if not known.any() or not mask.any():
+        return np.zeros((down, right))
     seen = np.where(known, values / FULL - values[known].mean() / FULL, 0.0)
-    fit: np.ndarray = fftconvolve(seen, mask[::-1, ::-1], mode="valid")
+    # the correlation theorem; going round at the border does not reach the shifts asked for
+    both = fft.rfft2(seen) * np.conj(fft.rfft2(mask, seen.shape))
+    fit: np.ndarray = fft.irfft2(both, seen.shape)[:down, :right]
     fit -= fit.mean()
     return fit
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from rasterio.errors import RasterioIOError
 
 from historymap_lib import __version__, cli_jobs, evaluation, sample, steps
 from historymap_lib.errors import HistorymapError
+from historymap_lib.progress import PROGRESS
 from historymap_lib.project import load
 from historymap_lib.status import read_status
 
@@ -25,13 +27,15 @@ if TYPE_CHECKING:
 
     from historymap_lib.steps import Step
 
-USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
+USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 SAMPLE, FIRST_CASE = Path("ml/config_sample.yaml"), Path("ml/config_1937.yaml")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the `historymap` command; return its exit code: 0 fine, 2 something the user can put right."""
     options = _parser().parse_args(arguments)
+    if PROGRESS in os.environ and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # somebody follows the log of this job
     return _guarded(lambda: options.run(options))
 
 
@@ -58,26 +62,34 @@ def _guarded(run: Callable[[], Any]) -> int:
     try:
         with _ending_tidily():
             run()
-    except HistorymapError as error:
-        print(f"historymap: {error}", file=sys.stderr)
-        return USER_ERROR
-    except (RasterioIOError, CPLE_BaseError) as error:  # from GDAL as it writes; reading is guarded where it is done
-        reason = error.__cause__ or error
-        print(f"historymap: a raster cannot be written ({reason}); make room, and run it again", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        if error.strerror is None:
+    except BrokenPipeError:  # whoever read what we print has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (HistorymapError, RasterioIOError, CPLE_BaseError, OSError) as error:
+        said = _sentence_of(error)
+        if said is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"historymap: {where}{error.strerror}; make room or give access, and run it again", file=sys.stderr)
-        return USER_ERROR
+        code = USER_ERROR
     except KeyboardInterrupt:
-        print("historymap: interrupted; what was finished is kept, run it again to go on", file=sys.stderr)
-        return INTERRUPTED
+        said, code = "interrupted; what was finished is kept, run it again to go on", INTERRUPTED
     except _Terminated:
-        print("historymap: ended on request; what was finished is kept, run it again to go on", file=sys.stderr)
-        return TERMINATED
-    return 0
+        said, code = "ended on request; what was finished is kept, run it again to go on", TERMINATED
+    else:
+        return 0
+    print(f"historymap: {said}", file=sys.stderr)
+    return code
+
+
+def _sentence_of(error: Exception) -> str | None:
+    """Return what to tell a person of an error, or None where it is none that a person can put right."""
+    if isinstance(error, HistorymapError):
+        return str(error)
+    if isinstance(error, (RasterioIOError, CPLE_BaseError)):  # as GDAL writes; reading is guarded where it is done
+        return f"a raster cannot be written ({error.__cause__ or error}); make room, and run it again"
+    if isinstance(error, OSError) and error.strerror is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; make room or give access, and run it again"
+    return None
 
 
 class _Terminated(BaseException):

@@ -27,8 +27,7 @@ def submit(options: argparse.Namespace, step: str, parameters: dict[str, Any]) -
     """Queue a step, and follow it if asked to."""
     job = Jobs(load(options.config)).submit(step, force=options.force, **parameters)
     print(f"job {job.id}: {step} is queued; historymap jobs log {job.id} -f shows what it does")
-    if options.wait:
-        follow(job)
+    if options.wait and follow(job):
         succeed(job.record)
 
 
@@ -41,7 +40,6 @@ def succeed(record: Record) -> None:
 def show_list(options: argparse.Namespace) -> None:
     """Print the latest jobs, the newest first."""
     jobs = Jobs(load(options.config))
-    jobs.wake()
     records = jobs.recent(options.count)
     if options.json:
         print(json.dumps([record.as_dict() for record in records], indent=2))
@@ -49,6 +47,7 @@ def show_list(options: argparse.Namespace) -> None:
         print("there are no jobs yet; historymap jobs submit STEP queues one")
     else:
         print("\n".join(line(record) for record in records))
+    jobs.wake()
 
 
 def show(options: argparse.Namespace) -> None:
@@ -63,9 +62,11 @@ def show_log(options: argparse.Namespace) -> None:
     if options.lines is not None and not options.follow:
         print(logs.tail(job.log_path, options.lines))
     elif options.follow:
-        follow(job)
+        if follow(job) and (error := job.record.error):
+            print(f"job {job.id} {job.record.state}: {error}")
     else:
-        print(job.log(), end="")
+        for piece in job.pieces():
+            print(piece, end="")
 
 
 def cancel(options: argparse.Namespace) -> None:
@@ -81,8 +82,11 @@ def retry(options: argparse.Namespace) -> None:
     print(line(job.record))
 
 
-def follow(job: Job) -> None:
-    """Print what a job prints; where a terminal looks, the line that is being written moves."""
+def follow(job: Job) -> bool:
+    """Print what a job prints; where a terminal looks, the line that is being written moves.
+
+    Returns whether it was followed to its end, and not left by Ctrl-C.
+    """
     terminal, shown = sys.stdout.isatty(), False
     try:
         for update in job.follow():
@@ -97,9 +101,8 @@ def follow(job: Job) -> None:
         print(f"{live}\n" if update.live else "", end="", flush=True)
     except KeyboardInterrupt:
         print(f"\njob {job.id} goes on; historymap jobs log {job.id} -f follows it, jobs cancel {job.id} ends it")
-        return
-    if update.record.error:
-        print(f"job {job.id} {update.record.state}: {update.record.error}")
+        return False
+    return True
 
 
 def line(record: Record) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import rasterio
 import shapely
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -48,6 +48,9 @@ OUT = 3
 """So many of them lie outward."""
 GRAIN, AROUND = 1.0, 30.0
 """Standard deviations in pixels: smoothing against grain, and what counts as the neighbourhood of a contrast."""
+BOXES = 3
+BOX = round(AROUND * np.sqrt(12 / BOXES)) | 1
+"""So many boxes, so many pixels wide, are about such a Gaussian and three times as fast."""
 LEAST = 0.002
 ROUNDS = 6
 PENALTY = 0.03
@@ -80,9 +83,16 @@ def describe(shapes: np.ndarray, built: np.ndarray, raster: Path, photo: Photo |
         columns.append(outlines.mean(np.abs(greys[OUT] - greys[OUT - 1])))
         for grey in greys:
             columns += [outlines.mean(grey * part) for part in (1, *outlines.normals.T)]
-    table = np.stack(columns, axis=1)
     # rounded, so that a number which is the same everywhere does not differ by its last digit
-    return np.round(np.where(np.isnan(table), np.nanmedian(table, axis=0), table), 6)
+    return np.round(_filled(np.stack(columns, axis=1)), 6)
+
+
+def _filled(table: np.ndarray) -> np.ndarray:
+    """Return the table with the median of its column where a number is not known; 0 where none of a column is."""
+    some = ~np.isnan(table).all(axis=0)
+    usual = np.zeros(table.shape[1])
+    usual[some] = np.nanmedian(table[:, some], axis=0)
+    return np.where(np.isnan(table), usual, table)
 
 
 def score(footprints: np.ndarray, phantoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -114,11 +124,18 @@ def _greys(photo: Photo) -> Read:
     def read(window: Window) -> np.ndarray:
         grey, valid = photo.read(window)
         values = np.where(valid, grey, grey[valid].mean() if valid.any() else 0).astype(np.float32)
-        mean = gaussian_filter(values, AROUND, truncate=2)
-        spread = np.sqrt(np.maximum(gaussian_filter(values**2, AROUND, truncate=2) - mean**2, 1))
+        mean = _neighbourhood(values)
+        spread = np.sqrt(np.maximum(_neighbourhood(values**2) - mean**2, 1))
         return np.where(valid, (gaussian_filter(values, GRAIN) - mean) / spread, np.nan)
 
     return read
+
+
+def _neighbourhood(values: np.ndarray) -> np.ndarray:
+    """Return the mean around each pixel, weighted about as by a Gaussian of `AROUND` (Wells 1986, PAMI 8:234)."""
+    for _ in range(BOXES):
+        values = uniform_filter(values, BOX, mode="nearest")
+    return values
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:

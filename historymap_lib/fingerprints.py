@@ -65,7 +65,8 @@ def _look(path: Path) -> Tree | None:
     except OSError:
         return None
     digest = hashlib.sha256("\0".join([file[0] for file in files]).encode(errors="replace"))
-    sizes, changed, moved = (array("Q", [file[column] for file in files]) for column in (1, 2, 3))
+    sizes = array("Q", [file[1] for file in files])
+    changed, moved = array("Q", [file[2] for file in files]), array("Q", [file[3] for file in files])
     for column in (sizes, changed, moved):
         digest.update(column)
     return Tree(sum(sizes), max([*changed, *moved], default=0), digest.hexdigest())

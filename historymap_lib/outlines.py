@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 STEP = 0.5
 """Metres between the places along an outline."""
-BLOCK, MARGIN = 2048, 64
-"""Pixels that are read at once, and the margin that places outside and filters need."""
+BLOCK, MARGIN = 2048, 96
+"""Pixels that are read at once, and the margin that filters need beyond the farthest place."""
 
 
 class Outlines:
@@ -52,19 +52,20 @@ class Outlines:
             read: gives the values of a window, which may reach beyond the raster, with nan where there is no data.
             corner: x and y of the north-western corner of the raster.
             resolution: metres a pixel.
-            distances: metres, no more than `MARGIN` pixels.
+            distances: metres.
 
         """
-        found = np.full((len(distances), len(self.points)), np.nan)
+        margin = MARGIN + int(np.ceil(np.abs(distances).max() / resolution))
+        found = np.full((len(distances), len(self.points)), np.nan, np.float32)
         column, row = ((self.points - corner) * (1, -1) / resolution).T
         block = np.floor(row / BLOCK).astype(int) * 10_000 + np.floor(column / BLOCK).astype(int)
         order = np.argsort(block, kind="stable")
         for places in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
             if len(places) == 0:
                 continue
-            left = int(column[places[0]] // BLOCK) * BLOCK - MARGIN
-            top = int(row[places[0]] // BLOCK) * BLOCK - MARGIN
-            window = Window(left, top, BLOCK + 2 * MARGIN, BLOCK + 2 * MARGIN)
+            left = int(column[places[0]] // BLOCK) * BLOCK - margin
+            top = int(row[places[0]] // BLOCK) * BLOCK - margin
+            window = Window(left, top, BLOCK + 2 * margin, BLOCK + 2 * margin)
             values, built = read(window), self._burnt(window, corner, resolution)
             for target, distance in zip(found, distances, strict=True):
                 right, down = self.normals[places].T * np.array([[1], [-1]]) * distance / resolution

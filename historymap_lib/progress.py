@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sized
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -92,10 +93,11 @@ def _write(path: Path, progress: dict[str, Any]) -> None:
     """Replace the file; where that cannot be, the work goes on without."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        partial.write_text(json.dumps(progress), encoding="utf-8")
+        partial.write_text(json.dumps(progress, default=float), encoding="utf-8")
         partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    except (OSError, TypeError, ValueError):
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _pause() -> float:

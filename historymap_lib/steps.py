@@ -192,6 +192,22 @@ def arguments(step: Step, parameters: dict[str, Any]) -> list[str]:
     return found
 
 
+def absolute(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters as plain values, with paths as whoever gives them means them, wherever the step runs.
+
+    Raises:
+        StepError: there is no such step or parameter.
+
+    """
+    step = find(name)
+    _check_parameters(step, parameters)
+    paths = {parameter.name for parameter in step.parameters if parameter.kind is Path}
+    return {
+        key: str(Path(value).absolute()) if key in paths and value is not None else value
+        for key, value in parameters.items()
+    }
+
+
 def clash(one: str, other: str) -> bool:
     """Return whether two steps of a case must not run side by side: one writes what the other reads or writes."""
     if one not in STEPS or other not in STEPS:

@@ -25,7 +25,7 @@ from historymap_lib import artifacts
 from historymap_lib.errors import TrainingDataError
 from historymap_lib.footprint_source import load_footprints
 from historymap_lib.imagery import Photo, open_photo, photo_files
-from historymap_lib.progress import track
+from historymap_lib.progress import Bar
 from historymap_lib.tiles import TEST, Folds, Grid, Tile, test_blocks, tiles_over
 
 if TYPE_CHECKING:
@@ -79,16 +79,18 @@ def generate(project: Project, *, tiles: int | None = None, output: Path | None 
         with artifacts.replacing_folder(folder) as partial:
             for part in PARTS:
                 (partial / part).mkdir()
-            skipped, samples = 0, []
-            for tile in track(artist.ranked(), "tiles", total=count, unit="tile"):
-                sample = artist.draw(tile)
-                if sample is None:
-                    skipped += 1
-                    continue
-                _write(partial, sample, photo.grid)
-                samples.append(sample.metadata)
-                if len(samples) == count:
-                    break
+            skipped, samples, ranked = 0, [], list(artist.ranked())
+            with Bar("tiles", total=min(count, len(ranked)), unit="tile") as bar:
+                for tile in ranked:
+                    sample = artist.draw(tile)
+                    if sample is None:
+                        skipped += 1
+                        continue
+                    _write(partial, sample, photo.grid)
+                    samples.append(sample.metadata)
+                    bar.step()
+                    if len(samples) == count:
+                        break
             if not samples:
                 raise TrainingDataError(
                     f"{project.file}: no tile of the area has {project.tiles.min_valid:.0%} of the photo on it; "

@@ -48,8 +48,11 @@ class Files:
         return self.folder / "logs" / f"{number}.progress.json"
 
     def told(self, record: Record) -> Record:
-        """Return a running job with what it says of its progress right now."""
+        """Return a running job with what it says of its progress right now; as crashed if its worker is gone."""
         if record.ended:
             return record
+        if record.owner is not None and not record.owner.is_alive():
+            said = "its worker is gone; the next one tidies up"
+            return replace(record, state="crashed", error=said)
         found = artifacts.read_json(self.progress(record.id))
         return replace(record, progress=found) if isinstance(found, dict) else record

@@ -46,7 +46,7 @@ def read(path: Path, offset: int = 0, limit: int = LIMIT) -> Chunk:
         # a line without end: skip what a bar has overwritten, or hand out a piece
         end = data.rfind(b"\r", 0, -1) + 1
         if end == 0:
-            end = _whole(data)
+            end = _whole(data.rstrip(b"\r")) or len(data)
             return Chunk(data[:end].decode(errors="replace"), "", offset + end)
         return Chunk("", "", offset + end)
     lines = [_shown(line) + "\n" for line in data[:end].split(b"\n")[:-1]]
@@ -56,12 +56,14 @@ def read(path: Path, offset: int = 0, limit: int = LIMIT) -> Chunk:
 def tail(path: Path, lines: int, limit: int = LIMIT) -> str:
     """Return the last finished lines of a log and the one being written, looking at its last `limit` bytes only."""
     try:
-        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - limit))
+            data = file.read()
     except FileNotFoundError:
         return ""
-    chunk = read(path, max(0, size - limit), limit)
-    found = [*chunk.text.splitlines(), *([chunk.live] if chunk.live else [])]
-    return "\n".join(found[-lines:])
+    found = [_shown(line) for line in data.split(b"\n")]
+    found = found if found[-1] else found[:-1]
+    return "\n".join(found[max(0, len(found) - lines) :])
 
 
 def _shown(line: bytes) -> str:

@@ -2,7 +2,8 @@
 
 The number of a process is used again, after a reboot soonest; a process is known by its number, the time it started and
 the boot it belongs to. What a job started is known by a token in its environment, which children inherit: so they are
-found also when they have left their group, or when their parent is gone.
+found also when they have left their group, or when their parent is gone. Where a program throws its environment away,
+the group of the job's first process remains.
 """
 
 from __future__ import annotations
@@ -52,34 +53,49 @@ def boot() -> str:
     return str(round(psutil.boot_time()))
 
 
-def ask(token: str) -> None:
-    """Ask all processes that carry the token to end, so that each may tidy up."""
+def ask(token: str, leader: Identity | None = None) -> None:
+    """Ask a job to end, so that it may tidy up: all that carry its token, and the group of its first process."""
+    _signal_group(leader, signal.SIGTERM)
     for process in carriers(token):
         with suppress(psutil.Error):
             process.terminate()
 
 
-def kill(token: str) -> bool:
-    """Make all processes that carry the token end, and return whether there were any."""
-    left = found = carriers(token)
-    while left:  # again, since one may have started another meanwhile
+def kill(token: str, leader: Identity | None = None, patience: float = 5.0) -> bool:
+    """Make all of a job end, and return whether there was anything left of it.
+
+    Its parent is to be waited for by whoever started it, not here. What does not even end when killed, since it waits
+    for a broken disk, is left after `patience` seconds.
+    """
+    found = _signal_group(leader, signal.SIGKILL)
+    until = time.monotonic() + patience
+    while (left := carriers(token)) and time.monotonic() < until:  # again: one may have started another meanwhile
+        found = True
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left, timeout=1)
-        left = carriers(token)
-    return bool(found)
+        time.sleep(POLL)
+    return found
 
 
-def end(token: str, grace: float) -> bool:
-    """Ask them, wait for `grace` seconds, then make them; return whether one had to be made."""
-    ask(token)
+def end(token: str, grace: float, leader: Identity | None = None) -> bool:
+    """Ask, wait for `grace` seconds, then make it end; return whether that was needed."""
+    ask(token, leader)
     until = time.monotonic() + grace
-    while carriers(token):
+    while carriers(token) or (leader is not None and leader.is_alive()):
         if time.monotonic() >= until:
-            return kill(token)
+            return kill(token, leader)
         time.sleep(POLL)
     return False
+
+
+def _signal_group(leader: Identity | None, number: signal.Signals) -> bool:
+    """Send a signal to the group of a process, if it is still that process that leads it."""
+    if leader is None or not leader.is_alive():
+        return False
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader.pid, number)
+    return True
 
 
 def carriers(token: str) -> list[psutil.Process]:

@@ -16,23 +16,17 @@ import getpass
 import os
 import secrets
 import socket
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from historymap_lib import steps
 from historymap_lib.errors import JobsError
-from historymap_lib.jobs import logs
+from historymap_lib.jobs import logs, waking
 from historymap_lib.jobs.files import Files
-from historymap_lib.jobs.processes import TOKEN
-from historymap_lib.jobs.store import ACTIVE, PATIENCE, Record, Store
-from historymap_lib.progress import PROGRESS
+from historymap_lib.jobs.store import ACTIVE, Record, Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -41,12 +35,8 @@ if TYPE_CHECKING:
 
 POLL = 0.2
 """Seconds between two looks at the store or a log."""
-START = 30.0
-"""Seconds that a worker has to come up."""
 LOOK = 2.0
 """Seconds between two looks whether the worker still lives."""
-FOREIGN = ("JPY_", "JUPYTER", "MPLBACKEND", "PYTHONSTARTUP", "KERNEL_", TOKEN, PROGRESS)
-"""Variables of a notebook kernel, or of a job, that do not fit a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +80,31 @@ class Jobs:
 
         """
         wanted = [(item, {}) if isinstance(item, str) else item for item in chain]
-        coming = [record.name for record in self._own("state IN ('pending', 'running')")]
+        wanted = [(name, steps.absolute(name, parameters)) for name, parameters in wanted]
+        own = self.store.find("case_name = ? AND state IN ('pending', 'running')", self._case)
+        coming = [record.name for record in own if "output" not in record.parameters]
         rows: list[dict[str, Any]] = []
         for name, parameters in wanted:
             step = steps.check(self.project, name, parameters, coming=coming)
-            coming.append(name)
+            coming += [name] if "output" not in parameters else []
             arguments = steps.arguments(step, parameters) + (["--force"] if force else [])
-            command = [sys.executable, "-m", "historymap_lib.cli", "run", name, "--config", str(self.project.file)]
-            made = parameters.get("output") or step.makes(self.project)
-            row = self._row(name, [*command, *arguments], {**parameters, **({"force": True} if force else {})}, made)
+            command = [sys.executable, "-P", "-m", "historymap_lib.cli", "run", name, "--config", self._config]
+            made = Path(parameters.get("output") or step.makes(self.project))
+            row = self._row(name, [*command, *arguments], parameters | ({"force": True} if force else {}), made)
             rows.append(row | {"after": -1 if rows else None})
         return self._add(rows)
 
     def submit_command(self, name: str, command: Sequence[str | Path], *, result: Path | None = None) -> Job:
-        """Queue any program with its arguments; it has completed if it ends with 0 and `result`, if given, is there."""
-        return self._add([self._row(name, [str(part) for part in command], {}, result)])[0]
+        """Queue any program with its arguments; it has completed if it ends with 0 and has made `result`, if given.
+
+        Raises:
+            JobsError: there is no program, or as with `submit`.
+
+        """
+        words = [str(part) for part in command]
+        if not words or any("\0" in word for word in words):
+            raise JobsError(f"{words!r} is no command; give a program and its arguments")
+        return self._add([self._row(name, words, {}, result.absolute() if result is not None else None)])[0]
 
     def get(self, number: int) -> Job:
         """Return a job by its number.
@@ -118,8 +118,8 @@ class Jobs:
 
     def current(self) -> Job | None:
         """Return the job that is running, the oldest where there are several."""
-        found = self.store.find("state IN (?, ?)", *ACTIVE, limit=1)
-        return Job(self, found[0].id) if found else None
+        found = [self.files.told(record) for record in self.store.find("state IN (?, ?)", *ACTIVE)]
+        return next((Job(self, record.id) for record in found if not record.ended), None)
 
     def recent(self, count: int = 10) -> list[Record]:
         """Return the latest jobs, the newest first, with their progress."""
@@ -136,45 +136,21 @@ class Jobs:
             JobsError: it does not come up.
 
         """
-        if not self.store.find("state IN ('pending', 'running', 'cancelling')", limit=1) or self.has_worker():
-            return
-        with suppress(Timeout), FileLock(self.files.start, timeout=PATIENCE):
-            if not self.has_worker():
-                self._start_worker()
+        waking.wake(self.project, self.files, self.store)
 
     def has_worker(self) -> bool:
-        """Return whether a worker lives: whoever holds the lock does."""
-        try:
-            with FileLock(self.files.lock, timeout=0):
-                return False
-        except Timeout:
-            return True
-
-    def _start_worker(self) -> None:
-        command = [sys.executable, "-m", "historymap_lib.jobs.guard", str(self.project.file)]
-        variables = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
-        log = self.files.worker_log
-        with log.open("ab" if log.exists() and log.stat().st_size < logs.LIMIT else "wb") as file:
-            subprocess.run(  # noqa: S603 - our own program
-                command, cwd=self.project.paths.root, env=variables, check=True, close_fds=True,
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            )  # fmt: skip
-        until = time.monotonic() + START
-        while not self.has_worker():
-            if not self.store.find("state IN ('pending', 'running', 'cancelling')", limit=1):
-                return  # it was so quick that it has ended again
-            if time.monotonic() > until:
-                raise JobsError(f"the worker does not start; {log} says why, and the jobs wait")
-            time.sleep(POLL / 4)
+        """Return whether a worker lives."""
+        return waking.has_worker(self.files)
 
     def _row(self, name: str, command: list[str], parameters: dict[str, Any], result: Path | None) -> dict[str, Any]:
         return {
             "name": name,
-            "config": str(self.project.file),
+            "config": self._config,
+            "case_name": self._case,
             "command": command,
             "folder": str(self.project.paths.root),
-            "parameters": {key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()},
-            "result": str(result.resolve()) if result is not None else None,
+            "parameters": parameters,
+            "result": str(result) if result is not None else None,
             "after": None,
             "token": secrets.token_hex(16),
             "submitted_by": _who(),
@@ -182,11 +158,19 @@ class Jobs:
 
     def _add(self, rows: list[dict[str, Any]]) -> list[Job]:
         numbers = self.store.add(rows)
-        self.wake()
+        try:
+            self.wake()
+        except JobsError as error:
+            raise JobsError(f"job {', '.join(map(str, numbers))} is queued, but {error}") from error
         return [Job(self, number) for number in numbers]
 
-    def _own(self, condition: str) -> list[Record]:
-        return self.store.find(f"config = ? AND {condition}", str(self.project.file))
+    @property
+    def _config(self) -> str:
+        return str(self.project.file)
+
+    @property
+    def _case(self) -> str:
+        return f"{self.project.paths.root}/{self.project.name}"
 
 
 @dataclass(frozen=True)
@@ -204,7 +188,7 @@ class Job:
     @property
     def state(self) -> str:
         """Its state now."""
-        return self.jobs.store.get(self.id).state
+        return self.record.state
 
     @property
     def log_path(self) -> Path:
@@ -213,12 +197,17 @@ class Job:
 
     def log(self) -> str:
         """Return all that it has printed so far, with bars as they last showed."""
-        offset, text = 0, []
+        return "".join(self.pieces())
+
+    def pieces(self) -> Iterator[str]:
+        """Yield the same in pieces of about a megabyte."""
+        offset = 0
         while True:
             chunk = logs.read(self.log_path, offset)
-            text.append(chunk.text)
+            yield chunk.text
             if chunk.offset == offset:
-                return "".join([*text, chunk.live])
+                yield chunk.live
+                return
             offset = chunk.offset
 
     def follow(self, offset: int = 0) -> Follow:
@@ -273,7 +262,10 @@ class Job:
         if record.name in steps.STEPS and record.config == str(self.jobs.project.file):
             parameters = dict(record.parameters)
             return self.jobs.submit(record.name, force=parameters.pop("force", False), **parameters)
-        row = {key: getattr(record, key) for key in ("name", "config", "command", "folder", "parameters", "result")}
+        row = {
+            key: getattr(record, key)
+            for key in ("name", "config", "case_name", "command", "folder", "parameters", "result")
+        }
         return self.jobs._add([row | {"token": secrets.token_hex(16), "submitted_by": _who()}])[0]  # noqa: SLF001
 
 
@@ -292,8 +284,9 @@ class Follow:
                 yield update
 
     async def __aiter__(self) -> AsyncIterator[Update]:
-        for update in self._updates():
-            if update is None:
+        updates = self._updates()
+        while (update := await asyncio.to_thread(next, updates, self)) is not self:
+            if not isinstance(update, Update):
                 await asyncio.sleep(POLL)
             else:
                 yield update
@@ -302,15 +295,15 @@ class Follow:
         """Yield what is new, and None where there is nothing yet."""
         jobs, offset, before, look = self.job.jobs, self.offset, None, 0.0
         while True:
-            record = self.job.record  # before the log, so that of an ended job all is read
+            stored = jobs.store.get(self.job.id)  # before the log, so that of an ended job all is read
             chunk = logs.read(self.job.log_path, offset)
             moved, offset = chunk.offset != offset, chunk.offset
-            update = Update(chunk.text, chunk.live, offset, record)
+            update = Update(chunk.text, chunk.live, offset, jobs.files.told(stored))
             if moved or update != before:
                 before = update
                 yield update
             if not moved:
-                if record.ended:
+                if stored.ended:
                     return
                 if time.monotonic() > look:
                     jobs.wake()

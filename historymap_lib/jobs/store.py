@@ -35,6 +35,7 @@ CREATE TABLE jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, also after pruning
     name TEXT NOT NULL,
     config TEXT NOT NULL,
+    case_name TEXT NOT NULL,
     command TEXT NOT NULL,
     folder TEXT NOT NULL,
     parameters TEXT NOT NULL,
@@ -52,6 +53,9 @@ CREATE TABLE jobs (
     owner_pid INTEGER,
     owner_started REAL,
     owner_boot TEXT,
+    leader_pid INTEGER,
+    leader_started REAL,
+    leader_boot TEXT,
     cancelled_by TEXT
 );
 CREATE INDEX jobs_state ON jobs (state);
@@ -65,6 +69,7 @@ class Record:
     Attributes:
         name: the step, or what a command was called.
         config: the YAML of its case.
+        case_name: its root and name; two cases of the same write the same files.
         command: the program and its arguments.
         folder: where it runs.
         parameters: those of the step.
@@ -73,12 +78,14 @@ class Record:
         token: what its processes carry in their environment.
         progress: `done`, `total`, `unit`, `message`, as far as known.
         owner: the worker that runs it.
+        leader: its first process, which leads its group.
 
     """
 
     id: int
     name: str
     config: str
+    case_name: str
     command: list[str]
     folder: str
     parameters: dict[str, Any]
@@ -94,6 +101,7 @@ class Record:
     error: str | None
     progress: dict[str, Any]
     owner: Identity | None
+    leader: Identity | None
     cancelled_by: str | None
 
     @property
@@ -251,7 +259,9 @@ class Store:
             return StoreUnavailableError(said)
         if kind.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             return JobsError(f"{self.path}: is no store of jobs ({text}); move it away, and a new one is made")
-        return JobsError(f"{self.path}: {text}; give access to it, or move it away, and a new one is made")
+        if kind.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+            return JobsError(f"{self.path}: {text}; it belongs to somebody else, ask for access to it")
+        return JobsError(f"{self.path}: {text}; move it away, and a new one is made")
 
 
 class StoreUnavailableError(JobsError):
@@ -262,5 +272,9 @@ def _record(row: sqlite3.Row) -> Record:
     values = {field.name: row[field.name] for field in fields(Record) if field.name in row.keys()}  # noqa: SIM118
     values["command"], values["parameters"] = json.loads(row["command"]), json.loads(row["parameters"])
     values["progress"] = json.loads(row["progress"] or "{}")
-    owner = (row["owner_pid"], row["owner_started"], row["owner_boot"])
-    return Record(**values, owner=Identity(*owner) if row["owner_pid"] is not None else None)
+    return Record(**values, owner=_identity(row, "owner"), leader=_identity(row, "leader"))
+
+
+def _identity(row: sqlite3.Row, role: str) -> Identity | None:
+    pid, started, boot = (row[f"{role}_{part}"] for part in ("pid", "started", "boot"))
+    return None if pid is None else Identity(pid, started, boot)

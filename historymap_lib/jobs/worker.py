@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,13 +18,16 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from historymap_lib import artifacts, steps
+from historymap_lib.errors import HistorymapError
 from historymap_lib.jobs import logs, processes
 from historymap_lib.jobs.files import Files
+from historymap_lib.jobs.guard import HOPELESS
 from historymap_lib.jobs.processes import Identity
 from historymap_lib.jobs.queue import POLL
 from historymap_lib.jobs.store import ACTIVE, Record, Store, StoreUnavailableError
@@ -36,6 +40,12 @@ if TYPE_CHECKING:
 SAID = "historymap: "
 """How the sentence begins with which a command tells a user's error."""
 TAIL = 30
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+"""Colours and the like, which do not belong into a sentence."""
+CLOCKS = 2.0
+"""Seconds by which the clock of a file system may differ."""
+LEFT_OVER = 1.0
+"""Seconds that children have to end when their parent has."""
 NOTIFY = 30.0
 """Seconds that a notification may take."""
 
@@ -46,6 +56,7 @@ class _Running:
 
     record: Record
     process: subprocess.Popen[bytes]
+    leader: Identity | None
     deadline: float | None = None
     forced: bool = False
 
@@ -65,26 +76,28 @@ class Worker:
         """Run what is queued, until nothing has been for `jobs.idle` seconds; at once if another worker lives."""
         try:
             self.lock.acquire(timeout=5)  # whoever looks whether a worker lives holds it for a moment
+            _patiently(self.recover)
+            while True:
+                self._serve()
+                self.lock.release()
+                # a job queued before the lock was free counts on this worker
+                if not self.store.find("state = 'pending'", limit=1):
+                    return
+                self.lock.acquire(timeout=1)
         except Timeout:
             return
-        _patiently(self.recover)
-        while True:
-            self._serve()
-            self.lock.release()
-            # a job queued before the lock was free counts on this worker
-            if not self.store.find("state = 'pending'", limit=1):
-                return
-            try:
-                self.lock.acquire(timeout=0)
-            except Timeout:
-                return
+        except BaseException:
+            # nobody would look after them any more
+            for running in self.running.values():
+                processes.kill(running.record.token, running.leader)
+            raise
 
     def recover(self) -> None:
         """Mark as crashed what runs without an owner, and end what is left of it."""
         for record in self.store.find("state IN (?, ?)", *ACTIVE):
             if record.owner is not None and record.owner.is_alive():
                 continue
-            processes.end(record.token, self.settings.grace)
+            processes.end(record.token, self.settings.grace, record.leader)
             if record.state == "cancelling":
                 self._close(record, "cancelled", f"cancelled by {record.cancelled_by}; its worker had ended")
             elif record.owner is not None and record.owner.boot != processes.boot():
@@ -99,7 +112,15 @@ class Worker:
         while time.monotonic() - idle < self.settings.idle:
             if _patiently(self._turn):
                 idle = time.monotonic()
-            time.sleep(POLL if self.running else POLL / 2)
+            self._pause()
+
+    def _pause(self) -> None:
+        """Wait a little, but no longer than the oldest job runs."""
+        for running in self.running.values():
+            with suppress(subprocess.TimeoutExpired):
+                running.process.wait(POLL)
+            return
+        time.sleep(POLL / 2)
 
     def _turn(self) -> bool:
         """Look after all jobs once, and return whether there is anything to do."""
@@ -129,7 +150,8 @@ class Worker:
                 said = f"not started, since what it builds on did not complete: {what}"
                 self.store.change(record.id, "pending", state="cancelled", finished=time.time(), error=said)
                 return False
-        return not any(other.config == record.config and steps.clash(record.name, other.name) for other in others)
+        same = [other.name for other in others if other.case_name == record.case_name]
+        return not any(steps.clash(record.name, name) for name in same)
 
     def _start(self, record: Record) -> None:
         owner = self.identity
@@ -141,44 +163,48 @@ class Worker:
         variables = os.environ | {
             processes.TOKEN: record.token,
             PROGRESS: str(self.files.progress(record.id)),
-            "PYTHONUNBUFFERED": "1",
             "PYTHONIOENCODING": "utf-8",
             "MPLBACKEND": "agg",
         }
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as file:
+            self.files.progress(record.id).unlink(missing_ok=True)  # of a store that is gone
+            with log.open("wb") as file:
                 process = subprocess.Popen(  # noqa: S603 - a list, never through a shell
                     record.command, cwd=record.folder, env=variables, stdin=subprocess.DEVNULL, stdout=file,
                     stderr=subprocess.STDOUT, start_new_session=True,
                 )  # fmt: skip
-        except OSError as error:
-            said = f"it cannot be started: {error.filename or log}: {error.strerror}"
-            _patiently(lambda: self._close(record, "failed", said))
+        except (OSError, ValueError) as error:
+            told = f"{error.filename or log}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            _patiently(lambda: self._close(record, "failed", f"it cannot be started: {told}"))
             return
-        self.running[record.id] = _Running(record, process)
+        leader = Identity.of(process.pid)
+        self.running[record.id] = _Running(record, process, leader)
+        if leader is not None:
+            known = {"leader_pid": leader.pid, "leader_started": leader.started, "leader_boot": leader.boot}
+            _patiently(lambda: self.store.change(record.id, *ACTIVE, **known))
 
     def _watch(self, running: _Running) -> None:
         """Close a job that has ended, and see that one ends that is cancelled."""
         record, code = running.record, running.process.poll()
         if code is not None:
-            processes.end(record.token, self.settings.grace)
+            processes.end(record.token, min(self.settings.grace, LEFT_OVER))
             state, said = self._outcome(running, code)
             self._close(record, state, said, code)
             del self.running[record.id]
         elif running.deadline is None:
             if self.store.get(record.id).state == "cancelling":
                 running.deadline = time.monotonic() + self.settings.grace
-                processes.ask(record.token)
+                processes.ask(record.token, running.leader)
         elif time.monotonic() > running.deadline:
-            running.forced = processes.kill(record.token)
+            running.forced = processes.kill(record.token, running.leader)
 
     def _outcome(self, running: _Running, code: int) -> tuple[str, str | None]:
         """Return the state of a job that has ended, and what is to be said of it."""
         record = self.store.get(running.record.id)
-        well = code == 0 and (record.result is None or os.path.lexists(record.result))
+        well = code == 0 and (record.result is None or self._is_made(record))
         if record.state == "cancelling":
-            if well:
+            if well and not running.forced and (record.result is not None or running.deadline is None):
                 return "completed", "it had completed before it could be cancelled"
             how = f"; it did not end within {self.settings.grace:g} s and was killed" if running.forced else ""
             return "cancelled", f"cancelled by {record.cancelled_by}{how}"
@@ -188,19 +214,28 @@ class Worker:
             return "failed", f"it ended well, but {record.result} is not there; see its log, and run it again"
         return "failed", self._why(record, code)
 
+    @staticmethod
+    def _is_made(record: Record) -> bool:
+        """Return whether the result is there: of a step, which skips what is up to date, or made by this job."""
+        try:
+            changed = Path(record.result or "").lstat().st_mtime
+        except OSError:
+            return False
+        return record.name in steps.STEPS or changed >= (record.started or 0) - CLOCKS
+
     def _why(self, record: Record, code: int) -> str:
         """Return a sentence on why a job has failed: its own, if it said one."""
         if code < 0:
             name = processes.signal_name(-code)
             hint = "; often for want of memory" if name == "SIGKILL" else ""
             return f"it was ended by {name}{hint}; see its log, and retry it"
-        lines = [line for line in logs.tail(self.files.log(record.id), TAIL).splitlines() if line.strip()]
+        lines = [line for line in logs.tail(self.files.log(record.id), TAIL).split("\n") if line.strip()]
         told = [line.removeprefix(SAID) for line in lines if line.startswith(SAID)]
         if told:
-            return told[-1]
+            return ESCAPE.sub("", told[-1])
         free = shutil.disk_usage(self.files.folder).free
         full = f"; the disk has {free // 1024} KiB left, make room" if free < logs.LIMIT else ""
-        last = f": {lines[-1][:500]}" if lines else ""
+        last = f": {ESCAPE.sub('', lines[-1][:500])}" if lines else ""
         return f"it ended with exit code {code}{last}{full}; its log says more"
 
     def _close(self, record: Record, state: str, said: str | None, code: int | None = None) -> None:
@@ -211,16 +246,19 @@ class Worker:
         if isinstance(last, dict):
             values["progress"] = json.dumps(last)
         self.store.change(record.id, *ACTIVE, **values)
-        progress.unlink(missing_ok=True)
+        for left in progress.parent.glob(f"{progress.name}*"):
+            left.unlink(missing_ok=True)
         if self.settings.notify:
             threading.Thread(target=self._notify, args=(record, state, said)).start()
         self._prune()
 
     def _notify(self, record: Record, state: str, said: str | None) -> None:
         """Run the user's command; whatever becomes of it goes to the worker's log and nowhere else."""
-        words = {"id": record.id, "name": record.name, "state": state, "case": record.config, "error": said or ""}
+        words = {"id": str(record.id), "name": record.name, "state": state, "case": record.config, "error": said or ""}
+        command = list(self.settings.notify)
+        for word, value in words.items():
+            command = [part.replace(f"{{{word}}}", value) for part in command]
         try:
-            command = [part.format(**words) for part in self.settings.notify]
             done = subprocess.run(  # noqa: S603 - the command of the settings' owner
                 command, cwd=record.folder, stdin=subprocess.DEVNULL, timeout=NOTIFY, check=False
             )
@@ -232,7 +270,7 @@ class Worker:
     def _prune(self) -> None:
         """Forget the oldest ended jobs beyond `jobs.keep`, with their logs, but none that another waits for."""
         wanted = {record.after for record in self.store.find("state = 'pending'")}
-        ended = self.store.find("state NOT IN ('pending', 'running', 'cancelling')", order="id DESC")
+        ended = self.store.find("state NOT IN ('pending', 'running', 'cancelling')", order="finished DESC, id DESC")
         old = [record for record in ended[self.settings.keep :] if record.id not in wanted]
         if old:
             self.store.delete([record.id for record in old])
@@ -246,14 +284,21 @@ def _patiently(action: Any) -> Any:
         try:
             return action()
         except StoreUnavailableError as error:
-            print(error, flush=True)
+            with suppress(OSError):  # the log may lie on the same full disk
+                print(error, flush=True)
         time.sleep(1)
 
 
 def main() -> int:
     """Run a worker for the case of the YAML."""
-    with suppress(KeyboardInterrupt):
-        Worker(load(sys.argv[1])).run()
+    try:
+        project = load(sys.argv[1])
+        _patiently(lambda: Worker(project)).run()
+    except KeyboardInterrupt:
+        return 0
+    except HistorymapError as error:
+        print(error, flush=True)
+        return HOPELESS
     return 0
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
-from rasterio.features import rasterize
 from rasterio.windows import Window
 from scipy import fft
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -21,6 +20,7 @@ from shapely import STRtree, bounds, box, get_coordinates, get_num_coordinates, 
 
 from historymap_lib.errors import VerificationError
 from historymap_lib.probability import FULL, NO_DATA
+from historymap_lib.windows import burn, read_beyond
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,10 @@ def _estimate(dataset: rasterio.DatasetReader, shapes: np.ndarray, reach: float)
     fits = np.zeros((rows, columns, 2 * pixels + 1, 2 * pixels + 1))
     for row in range(rows):  # a row of cells is read at once: reading each by itself would take most of the time
         band = Window(0, row * side, columns * side, side)
-        mask, values = _mask(dataset, band, shapes, tree), _read(dataset, band, pixels)
+        inside = tree.query(box(*dataset.window_bounds(band)), predicate="intersects")
+        mask = burn(shapes[inside], None, (side, columns * side), dataset.window_transform(band), np.uint8)
+        around = Window(-pixels, row * side - pixels, columns * side + 2 * pixels, side + 2 * pixels)
+        values = read_beyond(dataset, around, NO_DATA)
         for column in range(columns):
             left = column * side
             fits[row, column] = _fit(values[:, left : left + side + 2 * pixels], mask[:, left : left + side])
@@ -95,28 +98,6 @@ def _estimate(dataset: rasterio.DatasetReader, shapes: np.ndarray, reach: float)
     smooth = np.stack([gaussian_filter(part, 0.7, mode="nearest") for part in shifts])
     left, top = dataset.transform.c, dataset.transform.f
     return Offsets(left, top, side * resolution, smooth)
-
-
-def _mask(dataset: rasterio.DatasetReader, window: Window, shapes: np.ndarray, tree: STRtree) -> np.ndarray:
-    """Return where a window has footprints (uint8, 1 footprint)."""
-    inside = tree.query(box(*dataset.window_bounds(window)), predicate="intersects")
-    shape = (int(window.height), int(window.width))
-    if len(inside) == 0:
-        return np.zeros(shape, np.uint8)
-    mask: np.ndarray = rasterize(
-        shapes[inside], out_shape=shape, transform=dataset.window_transform(window), dtype="uint8"
-    )
-    return mask
-
-
-def _read(dataset: rasterio.DatasetReader, window: Window, margin: int) -> np.ndarray:
-    """Return the values of a window with a margin, no data beyond the raster."""
-    top, left = window.row_off - margin, window.col_off - margin
-    bottom, right = top + window.height + 2 * margin, left + window.width + 2 * margin
-    rows, columns = (max(top, 0), min(bottom, dataset.height)), (max(left, 0), min(right, dataset.width))
-    values: np.ndarray = dataset.read(1, window=Window.from_slices(rows, columns))
-    beyond = ((rows[0] - top, bottom - rows[1]), (columns[0] - left, right - columns[1]))
-    return np.pad(values, beyond, constant_values=NO_DATA)
 
 
 def _fit(values: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -24,8 +24,9 @@ from historymap_lib.annotations import read as read_annotations
 from historymap_lib.errors import AnnotationsError, TrainingDataError
 from historymap_lib.footprint_source import load_footprints
 from historymap_lib.progress import track
-from historymap_lib.training_data import IGNORE, PARTS, burn, read_metadata, read_tile, refuse_foreign, write_raster
+from historymap_lib.training_data import IGNORE, PARTS, read_metadata, read_tile, refuse_foreign, write_raster
 from historymap_lib.verification import Verified, verify
+from historymap_lib.windows import burn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
 
 STEP = "apply-annotations"
-CODE = tuple(f"historymap_lib.{name}" for name in ("corrections", "annotations", "footprints", "footprints_osm"))
+CODE = tuple(
+    f"historymap_lib.{name}" for name in ("corrections", "annotations", "footprints", "footprints_osm", "windows")
+)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from historymap_lib.calibration import TwoGroups
 from historymap_lib.outlines import Outlines
 from historymap_lib.probability import FULL, NO_DATA
+from historymap_lib.windows import read_beyond
 from historymap_lib.zonal import footprint_statistics
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def score(footprints: np.ndarray, phantoms: np.ndarray) -> tuple[np.ndarray, np.
 
 def _probabilities(dataset: rasterio.DatasetReader) -> Read:
     def read(window: Window) -> np.ndarray:
-        values = dataset.read(1, window=window, boundless=True, fill_value=NO_DATA)
+        values = read_beyond(dataset, window, NO_DATA)
         return np.where(values == NO_DATA, np.nan, values / FULL)
 
     return read

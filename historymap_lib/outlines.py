@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
-from rasterio.features import rasterize
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 from scipy.ndimage import map_coordinates
+
+from historymap_lib.windows import burn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,13 +89,8 @@ class Outlines:
         """Return where a window is built upon (uint8, 1 built)."""
         west, north = corner[0] + window.col_off * resolution, corner[1] - window.row_off * resolution
         area = shapely.box(west, north - window.height * resolution, west + window.width * resolution, north)
-        shape, inside = (window.height, window.width), self._tree.query(area)
-        if len(inside) == 0:
-            return np.zeros(shape, np.uint8)
-        burnt: NDArray[Any] = rasterize(
-            self._built[inside], shape, transform=from_origin(west, north, resolution, resolution), dtype="uint8"
-        )
-        return burnt
+        inside, shape = self._tree.query(area), (window.height, window.width)
+        return burn(self._built[inside], None, shape, from_origin(west, north, resolution, resolution), np.uint8)
 
 
 def _places(shapes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

@@ -45,8 +45,7 @@ class Bar:
 
     def __init__(self, what: str, *, total: int | None, done: int = 0, unit: str = "it") -> None:
         self._bar = tqdm(desc=what, total=total, initial=done, unit=unit, mininterval=_pause(), dynamic_ncols=True)
-        self._what, self._text, self._told, self._first = what, "", 0.0, done
-        self._began = time.time()
+        self._text, self._told = "", 0.0
         self._tell(last=True)
 
     def __enter__(self) -> Self:
@@ -78,13 +77,13 @@ class Bar:
         _write(
             Path(file),
             {
-                "what": self._what,
+                "what": bar.desc,
                 "done": bar.n,
                 "total": bar.total,
                 "unit": bar.unit,
                 "message": self._text,
-                "first": self._first,
-                "began": self._began,
+                "first": bar.initial,
+                "began": bar.start_t,
             },
         )
 

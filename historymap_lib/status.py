@@ -12,7 +12,7 @@ from historymap_lib.annotations import read as read_annotations
 from historymap_lib.errors import AnnotationsError, HistorymapError
 from historymap_lib.fingerprints import looking_once, tree
 from historymap_lib.jobs.files import Files
-from historymap_lib.jobs.store import ACTIVE, Store
+from historymap_lib.jobs.store import ACTIVE, ENDED, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,8 +175,8 @@ def _jobs(folder: Path, odd: list[str]) -> list[dict[str, Any]]:
         return []
     try:
         store = Store(files.store)
-        running = store.find("state IN (?, ?)", *ACTIVE)
-        others = store.find("state NOT IN (?, ?)", *ACTIVE, order="id DESC", limit=RECENT)
+        running = store.of(*ACTIVE)
+        others = store.of("pending", *ENDED, order="id DESC", limit=RECENT)
     except HistorymapError as error:
         odd.append(str(error))
         return []

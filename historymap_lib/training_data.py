@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-from rasterio.features import rasterize
 from shapely import STRtree, box
 
 from historymap_lib import artifacts
@@ -27,6 +26,7 @@ from historymap_lib.footprint_source import load_footprints
 from historymap_lib.imagery import Photo, open_photo, photo_files
 from historymap_lib.progress import Bar
 from historymap_lib.tiles import TEST, Folds, Grid, Tile, test_blocks, tiles_over
+from historymap_lib.windows import burn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +40,8 @@ STEP = "generate-training"
 IGNORE = 255
 BLANK = 2.0
 """A tile whose grey values spread less than this (standard deviation) shows nothing."""
-CODE = tuple(f"historymap_lib.{name}" for name in ("training_data", "imagery", "footprints", "footprints_osm", "tiles"))
+MODULES = ("training_data", "imagery", "footprints", "footprints_osm", "tiles", "windows")
+CODE = tuple(f"historymap_lib.{name}" for name in MODULES)
 PARTS = ("images", "masks", "buildings", "metadata")
 
 
@@ -195,17 +196,6 @@ class _Artist:
             return TEST
         west, south, east, north = self.photo.grid.bounds_of(tile.window)
         return int(self.folds.of(np.array((west + east) / 2), np.array((south + north) / 2)))
-
-
-def burn(
-    shapes: Iterable[Any], values: Iterable[int] | None, shape: tuple[int, int], transform: Any, dtype: Any
-) -> np.ndarray:
-    """Return an array with the `values` (default 1) of the `shapes` in the pixels whose centres they cover, else 0."""
-    pairs = list(zip(shapes, values, strict=True)) if values is not None else [(item, 1) for item in shapes]
-    if not pairs:
-        return np.zeros(shape, dtype)
-    burnt: np.ndarray = rasterize(pairs, out_shape=shape, transform=transform, dtype=dtype)
-    return burnt
 
 
 def read_tile(folder: Path, name: str, *parts: str) -> Iterator[np.ndarray]:

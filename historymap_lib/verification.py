@@ -48,7 +48,7 @@ CODE = tuple(
     f"historymap_lib.{name}"
     for name in (
         *("verification", "alignment", "annotations", "calibration", "evidence", "footprints", "footprints_osm"),
-        *("imagery", "outlines", "phantoms", "probability", "zonal"),
+        *("imagery", "outlines", "phantoms", "probability", "windows", "zonal"),
     )
 )
 COLUMNS = [

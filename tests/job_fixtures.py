@@ -131,3 +131,16 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def read_terminal(terminal: int) -> bytes:
+    """Return what comes until nobody has the terminal open any more."""
+    parts = []
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # how Linux tells that there is no more
+            return b"".join(parts)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)

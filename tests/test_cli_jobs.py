@@ -14,7 +14,7 @@ import termios
 import time
 
 import pytest
-from job_fixtures import PATIENCE, TRUE, hold, quick, said, town_of, until
+from job_fixtures import PATIENCE, TRUE, hold, quick, read_terminal, said, town_of, until
 
 from historymap_lib import cli
 from historymap_lib.jobs import Jobs
@@ -217,7 +217,7 @@ def test_on_a_terminal_the_bar_of_a_training_moves(town, tmp_path):
         screen += os.read(ours, 65536)
         assert time.monotonic() < end
     (tmp_path / "go").touch()
-    screen += rest(ours)
+    screen += read_terminal(ours)
     os.close(ours)
     assert following.wait(timeout=PATIENCE) == 0
     steps = [int(part.split()[0]) for part in screen.decode().split("training: step ")[1:]]
@@ -226,14 +226,3 @@ def test_on_a_terminal_the_bar_of_a_training_moves(town, tmp_path):
     # each state takes the place of the one before it
     assert screen.count(b"\n") == screen.count(b"epoch 1") + screen.count(b"all steps") + screen.count(b"epoch 2") == 3
     assert screen.endswith(b"epoch 2: loss 0.4\r\n")
-
-
-def rest(terminal: int) -> bytes:
-    """Return what comes until nobody has the terminal open any more."""
-    parts = []
-    while True:
-        try:
-            part = os.read(terminal, 65536)
-        except OSError:  # how Linux tells that there is no more
-            return b"".join(parts)
-        parts.append(part)

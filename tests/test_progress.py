@@ -15,6 +15,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from job_fixtures import read_terminal
 
 from historymap_lib import progress
 from historymap_lib.progress import PROGRESS, Bar, track
@@ -145,22 +146,9 @@ def test_the_bar_is_on_standard_error_and_moves_on_a_terminal(terminal):
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=error, env=environment)
     os.close(theirs)
     out, piped = process.communicate(timeout=60)
-    shown = _all_of(ours) if terminal else piped
+    shown = read_terminal(ours) if terminal else piped
     os.close(ours)
     assert out == b"done\n"
     assert b"roofs" in shown
     assert b"8/8" in shown
     assert (shown.count(b"\r") > 4) == terminal
-
-
-def _all_of(terminal: int) -> bytes:
-    """Return what has been written to a terminal that nobody has open any more."""
-    parts = []
-    while True:
-        try:
-            part = os.read(terminal, 65536)
-        except OSError:  # how Linux tells that there is no more
-            return b"".join(parts)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)

@@ -2,7 +2,9 @@
 
 - `queue`: `Jobs` and `Job`, which everybody else uses.
 - `store`: what is known of each job, in SQLite.
-- `worker`: the one process a project that runs what is queued; `guard` starts it, and starts it again.
+- `worker`: the one process a project that runs what is queued; `waking` has it started where there is something to do,
+  by `guard`, which starts it again after a kill.
+- `files`: where all that lies.
 - `logs`: reading what a job printed, while it prints and afterwards.
 - `processes`: telling processes apart, and ending them with all their children.
 """

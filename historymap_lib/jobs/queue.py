@@ -118,7 +118,7 @@ class Jobs:
 
     def current(self) -> Job | None:
         """Return the job that is running, the oldest where there are several."""
-        found = [self.files.told(record) for record in self.store.find("state IN (?, ?)", *ACTIVE)]
+        found = [self.files.told(record) for record in self.store.of(*ACTIVE)]
         return next((Job(self, record.id) for record in found if not record.ended), None)
 
     def recent(self, count: int = 10) -> list[Record]:
@@ -127,7 +127,7 @@ class Jobs:
 
     def waiting(self) -> list[Record]:
         """Return the jobs that are queued, the next one first."""
-        return self.store.find("state = 'pending'")
+        return self.store.of("pending")
 
     def wake(self) -> None:
         """Start a worker if there is something to do and none lives.

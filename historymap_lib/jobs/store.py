@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 VERSION = 1
 PATIENCE = 60.0
 """Seconds to wait for another writer."""
-STATES = ("pending", "running", "cancelling", "cancelled", "completed", "failed", "crashed")
 ACTIVE = ("running", "cancelling")
+UNFINISHED = ("pending", *ACTIVE)
 ENDED = ("cancelled", "completed", "failed", "crashed")
 SCHEMA = """
 CREATE TABLE jobs (
@@ -174,6 +174,10 @@ class Store:
             raise JobsError(f"there is no job {number}; historymap jobs list shows those there are")
         return found[0]
 
+    def of(self, *states: str, order: str = "id", limit: int = -1) -> list[Record]:
+        """Return the jobs in one of the states."""
+        return self.find(f"state IN ({_marks(states)})", *states, order=order, limit=limit)
+
     def find(self, condition: str, *values: Any, order: str = "id", limit: int = -1) -> list[Record]:
         """Return the jobs that meet an SQL condition."""
         query = f"SELECT * FROM jobs WHERE {condition} ORDER BY {order} LIMIT {limit}"  # noqa: S608 - ours
@@ -183,17 +187,15 @@ class Store:
     def change(self, number: int, *states: str, **values: Any) -> bool:
         """Set columns of a job if it is in one of the states; return whether it was."""
         names = ", ".join(f"{name} = ?" for name in values)
-        marks = ", ".join("?" for _ in states)
-        query = f"UPDATE jobs SET {names} WHERE id = ? AND state IN ({marks})"  # noqa: S608 - our names
+        query = f"UPDATE jobs SET {names} WHERE id = ? AND state IN ({_marks(states)})"  # noqa: S608 - our names
         with self._transaction() as db:
             return db.execute(query, (*values.values(), number, *states)).rowcount == 1
 
     def delete(self, numbers: list[int]) -> None:
         """Forget jobs that have ended."""
         with self._transaction() as db:
-            marks = ", ".join("?" for _ in ENDED)
-            for number in numbers:
-                db.execute(f"DELETE FROM jobs WHERE id = ? AND state IN ({marks})", (number, *ENDED))  # noqa: S608
+            query = f"DELETE FROM jobs WHERE id = ? AND state IN ({_marks(ENDED)})"  # noqa: S608
+            db.executemany(query, [(number, *ENDED) for number in numbers])
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -273,6 +275,15 @@ def _record(row: sqlite3.Row) -> Record:
     values["command"], values["parameters"] = json.loads(row["command"]), json.loads(row["parameters"])
     values["progress"] = json.loads(row["progress"] or "{}")
     return Record(**values, owner=_identity(row, "owner"), leader=_identity(row, "leader"))
+
+
+def columns(role: str, identity: Identity) -> dict[str, Any]:
+    """Return the columns that keep who is the `owner` or the `leader` of a job."""
+    return {f"{role}_pid": identity.pid, f"{role}_started": identity.started, f"{role}_boot": identity.boot}
+
+
+def _marks(values: tuple[str, ...]) -> str:
+    return ", ".join("?" for _ in values)
 
 
 def _identity(row: sqlite3.Row, role: str) -> Identity | None:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from historymap_lib.errors import JobsError
 from historymap_lib.jobs import logs
 from historymap_lib.jobs.processes import TOKEN, Identity
-from historymap_lib.jobs.store import PATIENCE
+from historymap_lib.jobs.store import PATIENCE, UNFINISHED
 from historymap_lib.progress import PROGRESS
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ MOMENT = 0.05
 """Seconds between two looks at the lock; whoever looks holds it for less."""
 FOREIGN = ("JPY_", "JUPYTER", "MPLBACKEND", "PYTHONSTARTUP", "KERNEL_", TOKEN, PROGRESS)
 """Variables of a notebook kernel, or of a job, that do not fit a process of its own."""
-TO_DO = "state IN ('pending', 'running', 'cancelling')"
 
 
 def wake(project: Project, files: Files, store: Store) -> None:
@@ -38,7 +37,7 @@ def wake(project: Project, files: Files, store: Store) -> None:
         JobsError: it does not come up.
 
     """
-    if not store.find(TO_DO, limit=1) or has_worker(files):
+    if not store.of(*UNFINISHED, limit=1) or has_worker(files):
         return
     try:
         with FileLock(files.start, timeout=PATIENCE):
@@ -76,7 +75,7 @@ def _start(project: Project, files: Files, store: Store) -> None:
     guard = Identity.of(int(started.stdout))
     until = time.monotonic() + START
     while not has_worker(files):
-        if not store.find(TO_DO, limit=1):
+        if not store.of(*UNFINISHED, limit=1):
             return  # it was so quick that it has ended again
         if guard is None or not guard.is_alive():
             raise JobsError(f"the worker does not start: {logs.tail(log, 1)}; the jobs wait until it can")

@@ -30,7 +30,7 @@ from historymap_lib.jobs.files import Files
 from historymap_lib.jobs.guard import HOPELESS
 from historymap_lib.jobs.processes import Identity
 from historymap_lib.jobs.queue import POLL
-from historymap_lib.jobs.store import ACTIVE, Record, Store, StoreUnavailableError
+from historymap_lib.jobs.store import ACTIVE, ENDED, Record, Store, StoreUnavailableError, columns
 from historymap_lib.progress import PROGRESS
 from historymap_lib.project import load
 
@@ -81,7 +81,7 @@ class Worker:
                 self._serve()
                 self.lock.release()
                 # a job queued before the lock was free counts on this worker
-                if not self.store.find("state = 'pending'", limit=1):
+                if not self.store.of("pending", limit=1):
                     return
                 self.lock.acquire(timeout=1)
         except Timeout:
@@ -94,7 +94,7 @@ class Worker:
 
     def recover(self) -> None:
         """Mark as crashed what runs without an owner, and end what is left of it."""
-        for record in self.store.find("state IN (?, ?)", *ACTIVE):
+        for record in self.store.of(*ACTIVE):
             if record.owner is not None and record.owner.is_alive():
                 continue
             processes.end(record.token, self.settings.grace, record.leader)
@@ -126,7 +126,7 @@ class Worker:
         """Look after all jobs once, and return whether there is anything to do."""
         for running in list(self.running.values()):
             self._watch(running)
-        waiting = self.store.find("state = 'pending'")
+        waiting = self.store.of("pending")
         before = [running.record for running in self.running.values()]
         for record in waiting:
             if len(self.running) >= self.settings.max_concurrent:
@@ -156,8 +156,7 @@ class Worker:
     def _start(self, record: Record) -> None:
         owner = self.identity
         assert owner is not None  # noqa: S101 - this process lives
-        claim = {"owner_pid": owner.pid, "owner_started": owner.started, "owner_boot": owner.boot}
-        if not self.store.change(record.id, "pending", state="running", started=time.time(), **claim):
+        if not self.store.change(record.id, "pending", state="running", started=time.time(), **columns("owner", owner)):
             return  # cancelled meanwhile
         log = self.files.log(record.id)
         variables = os.environ | {
@@ -181,8 +180,7 @@ class Worker:
         leader = Identity.of(process.pid)
         self.running[record.id] = _Running(record, process, leader)
         if leader is not None:
-            known = {"leader_pid": leader.pid, "leader_started": leader.started, "leader_boot": leader.boot}
-            _patiently(lambda: self.store.change(record.id, *ACTIVE, **known))
+            _patiently(lambda: self.store.change(record.id, *ACTIVE, **columns("leader", leader)))
 
     def _watch(self, running: _Running) -> None:
         """Close a job that has ended, and see that one ends that is cancelled."""
@@ -269,8 +267,8 @@ class Worker:
 
     def _prune(self) -> None:
         """Forget the oldest ended jobs beyond `jobs.keep`, with their logs, but none that another waits for."""
-        wanted = {record.after for record in self.store.find("state = 'pending'")}
-        ended = self.store.find("state NOT IN ('pending', 'running', 'cancelling')", order="finished DESC, id DESC")
+        wanted = {record.after for record in self.store.of("pending")}
+        ended = self.store.of(*ENDED, order="finished DESC, id DESC")
         old = [record for record in ended[self.settings.keep :] if record.id not in wanted]
         if old:
             self.store.delete([record.id for record in old])

@@ -13,11 +13,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioIOError
-
 from historymap_lib import __version__, cli_jobs, evaluation, sample, steps
-from historymap_lib.errors import HistorymapError
+from historymap_lib.errors import sentence_of
 from historymap_lib.progress import PROGRESS
 from historymap_lib.project import load
 from historymap_lib.status import read_status
@@ -25,14 +22,15 @@ from historymap_lib.status import read_status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from historymap_lib.project import Project
     from historymap_lib.steps import Step
 
-USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
+FAILED, USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
 SAMPLE, FIRST_CASE = Path("ml/config_sample.yaml"), Path("ml/config_1937.yaml")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the `historymap` command; return its exit code: 0 fine, 2 something the user can put right."""
+    """Run the `historymap` command; return its exit code: 0 fine, 1 a notebook failed, 2 for the user to put right."""
     options = _parser().parse_args(arguments)
     if PROGRESS in os.environ and isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # somebody follows the log of this job
@@ -57,16 +55,16 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _guarded(run: Callable[[], Any]) -> int:
-    """Run something; a user's error is a sentence and no traceback."""
+def _guarded(run: Callable[[], int | None]) -> int:
+    """Run something and return its exit code; a user's error is a sentence and no traceback."""
     try:
         with _ending_tidily():
-            run()
+            return run() or 0
     except BrokenPipeError:  # whoever read what we print has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (HistorymapError, RasterioIOError, CPLE_BaseError, OSError) as error:
-        said = _sentence_of(error)
+    except Exception as error:
+        said = sentence_of(error)
         if said is None:
             raise
         code = USER_ERROR
@@ -74,22 +72,8 @@ def _guarded(run: Callable[[], Any]) -> int:
         said, code = "interrupted; what was finished is kept, run it again to go on", INTERRUPTED
     except _Terminated:
         said, code = "ended on request; what was finished is kept, run it again to go on", TERMINATED
-    else:
-        return 0
     print(f"historymap: {said}", file=sys.stderr)
     return code
-
-
-def _sentence_of(error: Exception) -> str | None:
-    """Return what to tell a person of an error, or None where it is none that a person can put right."""
-    if isinstance(error, HistorymapError):
-        return str(error)
-    if isinstance(error, (RasterioIOError, CPLE_BaseError)):  # as GDAL writes; reading is guarded where it is done
-        return f"a raster cannot be written ({error.__cause__ or error}); make room, and run it again"
-    if isinstance(error, OSError) and error.strerror is not None:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; make room or give access, and run it again"
-    return None
 
 
 class _Terminated(BaseException):
@@ -151,6 +135,8 @@ def _add_run(commands: Any) -> None:
     every = _command(names, "all", ", then ".join(steps.ALL))
     _add_config(every)
     every.add_argument("--force", action="store_true", help="run also what is up to date")
+    every.add_argument("--notebooks", type=Path, metavar="DIR", help="run the notebooks; their reports go to DIR")
+    every.add_argument("--job", action="store_true", help="run it in the background, and show what it prints")
     every.set_defaults(run=_run_all)
 
 
@@ -198,12 +184,13 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _add_parameters(parser: argparse.ArgumentParser, step: Step) -> None:
     for parameter in step.parameters:
         flag = f"--{parameter.flag or parameter.name}"
+        text = parameter.help + (f" (default: {parameter.setting} of the settings)" if parameter.setting else "")
         if parameter.kind is bool:
-            parser.add_argument(flag, dest=parameter.name, action="store_true", default=None, help=parameter.help)
+            parser.add_argument(flag, dest=parameter.name, action="store_true", default=None, help=text)
         else:
             kind = _positive if parameter.kind is int else parameter.kind
             name = parameter.kind.__name__.upper()
-            parser.add_argument(flag, dest=parameter.name, type=kind, metavar=name, help=parameter.help)
+            parser.add_argument(flag, dest=parameter.name, type=kind, metavar=name, help=text)
 
 
 def _natural(text: str, least: int = 0) -> int:
@@ -241,10 +228,27 @@ def _run_step(options: argparse.Namespace) -> None:
     print(steps.run(load(options.config), options.step.name, force=options.force, **given))
 
 
-def _run_all(options: argparse.Namespace) -> None:
+def _run_all(options: argparse.Namespace) -> int | None:
     project = load(options.config)
-    for name in steps.ALL:
-        print(steps.run(project, name, force=options.force), flush=True)
+    if options.job:
+        cli_jobs.run_all(project, options)
+    elif options.notebooks:
+        return _run_notebooks(project, options)
+    else:
+        for name in steps.ALL:
+            print(steps.run(project, name, force=options.force), flush=True)
+    return None
+
+
+def _run_notebooks(project: Project, options: argparse.Namespace) -> int:
+    from historymap_lib.batch import run_notebooks  # noqa: PLC0415 - papermill and nbconvert take their time
+
+    reports = run_notebooks(project, options.notebooks, force=options.force)
+    print(f"reports: {options.notebooks / 'index.html'}")
+    failed = [report for report in reports if report.state == "failed"]
+    for report in failed:
+        print(f"historymap: {report.name} failed: {report.said}", file=sys.stderr)
+    return FAILED if failed else 0
 
 
 def _status(options: argparse.Namespace) -> None:

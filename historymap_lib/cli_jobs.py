@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from historymap_lib.errors import JobsError
 from historymap_lib.jobs import Jobs, logs
 from historymap_lib.project import load
+from historymap_lib.steps import ALL, EVERY
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from historymap_lib.jobs import Job
     from historymap_lib.jobs.store import Record
+    from historymap_lib.project import Project
 
 ERROR_WIDTH = 100
 CLEAR = "\r\x1b[K"
@@ -28,6 +31,33 @@ def submit(options: argparse.Namespace, step: str, parameters: dict[str, Any]) -
     job = Jobs(load(options.config)).submit(step, force=options.force, **parameters)
     print(f"job {job.id}: {step} is queued; historymap jobs log {job.id} -f shows what it does")
     if options.wait and follow(job):
+        succeed(job.record)
+
+
+def run_all(project: Project, options: argparse.Namespace) -> None:
+    """Queue all steps, or their notebooks as one job, and follow them."""
+    jobs = Jobs(project)
+    if options.notebooks:
+        folder = options.notebooks.absolute()
+        words: list[str | Path] = [
+            sys.executable,
+            "-P",
+            "-m",
+            "historymap_lib.cli",
+            "run",
+            "all",
+            "--config",
+            project.file,
+        ]
+        words += ["--notebooks", folder, *(["--force"] if options.force else [])]
+        queued = [jobs.submit_command(EVERY, words, result=folder / "index.html")]
+    else:
+        queued = jobs.submit_all(ALL, force=options.force)
+    for job in queued:
+        print(f"job {job.id}: {job.record.name} is queued; historymap jobs log {job.id} -f shows what it does")
+    for job in queued:
+        if not follow(job):
+            return
         succeed(job.record)
 
 

@@ -24,7 +24,15 @@ from historymap_lib.annotations import read as read_annotations
 from historymap_lib.errors import AnnotationsError, TrainingDataError
 from historymap_lib.footprint_source import load_footprints
 from historymap_lib.progress import track
-from historymap_lib.training_data import IGNORE, PARTS, read_metadata, read_tile, refuse_foreign, write_raster
+from historymap_lib.training_data import (
+    IGNORE,
+    PARTS,
+    draw_sheet,
+    read_metadata,
+    read_tile,
+    refuse_foreign,
+    write_raster,
+)
 from historymap_lib.verification import Verified, verify
 from historymap_lib.windows import burn
 
@@ -63,7 +71,7 @@ def apply(
         file: annotations to add to those of the case first (`paths.annotations`), where they are kept.
         output: where the corrected tiles go, instead of `paths.corrected`.
         again: verify afterwards, if there are probabilities to do it with.
-        picture: draw the map of verdicts.
+        picture: draw the corrected tiles and the map of verdicts.
 
     Raises:
         HistorymapError: annotations, footprints or tiles are missing or damaged, or there is no annotation.
@@ -82,6 +90,8 @@ def apply(
     known = set(frame["building_id"]) & set(judged)
     _correct(project, folder, tiles, frame, judged)
     done = [item["tile"] for item in read_metadata(folder)]
+    if picture:
+        draw_sheet(folder)
     unknown = sorted(set(judged) - known)
     verified = verify(project, picture=picture) if again and paths.probability.exists() else None
     text = f"{len(judged)} annotations corrected {len(done)} of {len(tiles)} tiles in {folder}"

@@ -6,9 +6,16 @@ since it is shown to people as it stands. Bugs are not wrapped: they keep their 
 
 from __future__ import annotations
 
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioIOError
+
 
 class HistorymapError(Exception):
     """Anything a user can put right; the command line prints it and exits with 2."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython prints of it: the sentence, as everywhere, and no traceback."""
+        return [f"historymap: {self}"]
 
 
 class SettingsError(HistorymapError):
@@ -49,3 +56,15 @@ class StepError(HistorymapError):
 
 class JobsError(HistorymapError):
     """A job cannot be queued, found or run."""
+
+
+def sentence_of(error: Exception) -> str | None:
+    """Return what to tell a person of an error, or None where it is none that a person can put right."""
+    if isinstance(error, HistorymapError):
+        return str(error)
+    if isinstance(error, (RasterioIOError, CPLE_BaseError)):  # as GDAL writes; reading is guarded where it is done
+        return f"a raster cannot be written ({error.__cause__ or error}); make room, and run it again"
+    if isinstance(error, OSError) and error.strerror is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; make room or give access, and run it again"
+    return None

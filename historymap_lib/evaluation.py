@@ -155,7 +155,7 @@ def evaluate(verdicts: Path, truth: Path) -> Evaluation:
     Raises EvaluationError where a file is missing or is not such a file, where the truth names a building twice, and
     where the two have no building in common.
     """
-    buildings = _read_verdicts(verdicts)
+    buildings = read_verdicts(verdicts)
     known = _match(_read_truth(truth), buildings["building_id"], truth)
     buildings["size"] = _size_classes(buildings)
     matched = buildings[buildings["building_id"].isin(known.keys())].copy()
@@ -326,7 +326,7 @@ def _size_classes(buildings: gpd.GeoDataFrame) -> pd.Categorical:
     return pd.Categorical(np.select([area < small, area <= large, area > large], names[:3], names[3]), names)
 
 
-def _read_verdicts(path: Path) -> gpd.GeoDataFrame:
+def read_verdicts(path: Path) -> gpd.GeoDataFrame:
     """Read what `verify` wrote: `building_id`, `verdict`, `probability` (float64, NaN for null), `annotated` (bool)."""
     if not path.exists():
         raise EvaluationError(f"There are no verdicts at {path}: run `historymap run verify` first.")

@@ -1,4 +1,4 @@
-"""The pictures of the steps: training curves, training tiles, probabilities over the photo, the map of verdicts.
+"""The pictures of the steps: training curves, probabilities over the photo, map and histogram of the verdicts.
 
 Each function writes one PNG, whole or not at all. No state is shared (no pyplot), so a picture can be drawn in any
 thread and in a notebook alike. What matters is never told by colour alone: see `LOOKS`.
@@ -22,13 +22,11 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
-from rasterio import features
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from historymap_lib import artifacts
-from historymap_lib.training_data import IGNORE, read_metadata, read_tile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from historymap_lib.imagery import Photo
+    from historymap_lib.settings import Verification
 
 LONGEST = 1400
 """Pixels along the longer side of a map."""
@@ -74,14 +73,9 @@ LOOKS = {
     "no_coverage": Look("no coverage", "#999999", 0.5, "#5C5C5C", line=":"),
 }
 """By verdict."""
+SCORED = ("not_existed", "unsure", "existed")
 
 ANNOTATED = Look("annotated", INK, 0.0, INK, width=2.4)
-
-LABELS = {
-    1: Look("building of today", "#56B4E9", 0.3, "#56B4E9"),
-    IGNORE: Look("not learned from", "#E69F00", 0.0, "#E69F00", hatch="////"),
-}
-"""By value of a mask."""
 
 Extent = tuple[float, float, float, float]
 
@@ -113,36 +107,7 @@ def draw_history(history: list[dict[str, Any]], path: Path) -> None:
     losses.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), frameon=False)
     title = "How the training went" if history else "No training yet"
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
-    _write(figure, path)
-
-
-def draw_tiles(folder: Path, path: Path, count: int = 12) -> None:
-    """Draw a contact sheet of up to `count` training tiles, taken evenly from north to south.
-
-    Args:
-        folder: of training tiles, as `training_data.generate` or `corrections` writes it.
-        path: the PNG to write.
-        count: how many tiles at most.
-
-    Raises:
-        TrainingDataError: a tile is missing or damaged.
-
-    """
-    found = read_metadata(folder)
-    chosen = [found[i] for i in np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)]
-    columns = min(4, max(2, math.ceil(math.sqrt(len(chosen)))))
-    rows = max(1, math.ceil(len(chosen) / columns))
-    figure = Figure(figsize=(columns * 3.4, rows * 3.7 + 1), dpi=DPI, layout="constrained")
-    sheet = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in sheet:
-        axes.set_axis_off()
-    for axes, metadata in zip(sheet, chosen, strict=False):
-        _draw_tile(axes, folder, metadata)
-    title = f"{len(chosen)} of {len(found)} training tiles" if found else "No training tiles yet"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
-    handles = [_footprints(np.array([]), look, label=look.label) for look in LABELS.values()]
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_probability(photo: Photo, raster: Path, path: Path) -> None:
@@ -167,7 +132,7 @@ def draw_probability(photo: Photo, raster: Path, path: Path) -> None:
     image = axes.imshow(shown, cmap=_veil(), vmin=0, vmax=1, extent=extent, aspect="auto", zorder=2)
     _scale_bar(axes)
     _colour_bar(figure, image)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_verdicts(verdicts: gpd.GeoDataFrame, photo: Photo, path: Path) -> None:
@@ -188,14 +153,47 @@ def draw_verdicts(verdicts: gpd.GeoDataFrame, photo: Photo, path: Path) -> None:
     handles = []
     for verdict, look in LOOKS.items():
         chosen = (verdicts["verdict"] == verdict).to_numpy()
-        axes.add_artist(_footprints(shapes[chosen], look, line, zorder=2))
-        handles.append(_footprints(shapes[:0], look, label=f"{look.label} ({chosen.sum():,})"))
+        axes.add_artist(footprint_patch(shapes[chosen], look, line, zorder=2))
+        handles.append(footprint_patch(shapes[:0], look, label=f"{look.label} ({chosen.sum():,})"))
     annotated = verdicts["annotated"].to_numpy(dtype=bool)
-    axes.add_artist(_footprints(shapes[annotated], ANNOTATED, line, zorder=3))
-    handles.append(_footprints(shapes[:0], ANNOTATED, label=f"{ANNOTATED.label} ({annotated.sum():,})"))
+    axes.add_artist(footprint_patch(shapes[annotated], ANNOTATED, line, zorder=3))
+    handles.append(footprint_patch(shapes[:0], ANNOTATED, label=f"{ANNOTATED.label} ({annotated.sum():,})"))
     _scale_bar(axes)
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=11)
-    _write(figure, path)
+    write_figure(figure, path)
+
+
+def draw_histogram(verdicts: gpd.GeoDataFrame, settings: Verification, path: Path) -> None:
+    """Draw how many buildings have which probability, those that people judged set apart, and the thresholds.
+
+    Args:
+        verdicts: with the columns verdict, probability and annotated.
+        settings: with the thresholds.
+        path: the PNG to write.
+
+    """
+    scored = verdicts[verdicts["probability"].notna()]
+    figure = Figure(figsize=(9, 4.5), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    annotated = scored["annotated"].to_numpy(bool)
+    groups = [(LOOKS[name], (scored["verdict"] == name).to_numpy() & ~annotated) for name in SCORED]
+    groups.append((Look("judged by people", "#FFFFFF", 1.0, INK), annotated))
+    axes.hist(
+        [scored["probability"].to_numpy()[which] for _, which in groups],
+        list(np.linspace(0, 1, 41)),
+        stacked=True,
+        color=[to_rgba(look.face, max(look.alpha, 0.4)) for look, _ in groups],
+        edgecolor=[look.edge for look, _ in groups],
+        hatch=[look.hatch for look, _ in groups],
+        label=[f"{look.label} ({which.sum():,})" for look, which in groups],
+    )
+    for threshold in (settings.not_existed_to, settings.existed_from):
+        axes.axvline(threshold, color=INK, linestyle="--", linewidth=1)
+    axes.set(xlim=(0, 1), xlabel="probability that it stood", ylabel="buildings")
+    axes.set_title("How sure is the model?", loc="left", fontweight="bold")
+    axes.legend(loc="upper center", frameon=False)
+    _tidy(axes)
+    write_figure(figure, path)
 
 
 def thumbnail(photo: Photo, longest: int) -> tuple[NDArray[np.uint8], Extent]:
@@ -232,7 +230,7 @@ def _pool(grey: NDArray[np.uint8], valid: NDArray[np.bool_], factor: int) -> NDA
     return mean
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
     with artifacts.replacing(path) as partial:
@@ -289,20 +287,6 @@ def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-def _draw_tile(axes: Axes, folder: Path, metadata: dict[str, Any]) -> None:
-    """Draw one tile: the photo, its grey values stretched, and over it what the mask says."""
-    image, mask = read_tile(folder, metadata["tile"], "images", "masks")
-    seen = image[image > 0] if image.any() else image
-    low, high = np.percentile(seen, [0.5, 99.5])
-    axes.imshow(np.ma.masked_equal(image, 0), cmap="gray", vmin=low, vmax=max(high, low + 1))
-    for value, look in LABELS.items():
-        found = features.shapes(mask, mask=mask == value)
-        axes.add_artist(_footprints(np.array([shapely.geometry.shape(one) for one, _ in found]), look))
-    number = metadata.get("buildings", 0)
-    words = f"{metadata.get('split', '')} · {number} building{'' if number == 1 else 's'}"
-    axes.set_title(f"{metadata['tile']}\n{words}", loc="left", fontsize=10)
 
 
 def _map(photo: Photo, title: str) -> tuple[Figure, Axes]:
@@ -369,7 +353,7 @@ def _line_width(shapes: NDArray[Any], axes: Axes) -> float:
     return min(1.2, max(0.2, side / 14))
 
 
-def _footprints(shapes: NDArray[Any], look: Look, line: float = 1.0, **style: Any) -> PathPatch:
+def footprint_patch(shapes: NDArray[Any], look: Look, line: float = 1.0, **style: Any) -> PathPatch:
     """Return all polygons of one look as one patch, which is quick for a hundred thousand of them too.
 
     Add it with `add_artist`: `add_patch` would measure every edge.

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from historymap_lib import artifacts, steps
 from historymap_lib.annotations import read as read_annotations
-from historymap_lib.errors import AnnotationsError, HistorymapError
+from historymap_lib.errors import AnnotationsError, HistorymapError, PhotoError
 from historymap_lib.fingerprints import looking_once, tree
+from historymap_lib.imagery import photo_files
 from historymap_lib.jobs.files import Files
 from historymap_lib.jobs.store import ACTIVE, ENDED, Store
+from historymap_lib.settings import FileFootprints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +33,7 @@ class Item:
     """One thing that a step makes.
 
     Attributes:
-        step: what makes it; None for annotations, which people make.
+        step: what makes it; None for what people bring: photo, footprints, annotations.
         made_at: when, as ISO 8601.
         text: what there is to say of it, for people.
         facts: the same for programs.
@@ -55,12 +57,13 @@ class Item:
 class Status:
     """The things of a case in the order in which they are made, the command that is due, and the jobs.
 
-    `current` and `jobs` are as `historymap jobs list --json` prints them, the newest first; they are those of all cases
-    that share the store. `odd` says what could not be read.
+    `due` is the step that comes next. `current` and `jobs` are as `historymap jobs list --json` prints them, the newest
+    first; they are those of all cases that share the store. `odd` says what could not be read.
     """
 
     case: str
     items: list[Item]
+    due: str | None
     next: str
     current: dict[str, Any] | None
     jobs: list[dict[str, Any]]
@@ -76,8 +79,8 @@ class Status:
         lines = [f"case {self.case}"]
         for item in self.items:
             note = f"; out of date, {item.outdated}" if item.outdated and item.exists else ""
-            lines.append(f"{item.name:<16}{_age(item.made_at):<16}{item.text}{note}")
-        lines.append(f"{'on the disk':<32}{_bytes(self.size)}")
+            lines.append(f"{item.name:<16}{age(item.made_at):<16}{item.text}{note}")
+        lines.append(f"{'on the disk':<32}{sized(self.size)}")
         lines += [
             f"job {job['id']:<12}{job['state']:<16}{job['name']} {job['duration']}"
             + (f"; {job['error']}" if job["error"] else "")
@@ -96,6 +99,8 @@ def _read(project: Project) -> Status:
     paths, reasons = project.paths, _reasons(project)
     odd: list[str] = []
     items = [
+        _photo(project),
+        _footprints(project),
         _item("training tiles", paths.training, "generate-training", _tiles, reasons),
         _item("corrected tiles", paths.corrected, "apply-annotations", _tiles, reasons),
         _item("model", paths.model, "train", lambda _: _model(paths.models / "metrics.json"), reasons),
@@ -106,7 +111,43 @@ def _read(project: Project) -> Status:
     jobs = _jobs(paths.jobs, odd)
     current = next((job for job in jobs if job["state"] in ACTIVE), None)
     size = sum(item.size for item in items)
-    return Status(project.name, items, _next(reasons), current, jobs[:RECENT], size, odd)
+    due = next((name for name in steps.ALL if reasons[name] is not None), None)
+    advice = f"historymap run {due} ({reasons[due]})" if due else "nothing; all is up to date"
+    return Status(project.name, items, due, advice, current, jobs[:RECENT], size, odd)
+
+
+def _photo(project: Project) -> Item:
+    facts = {} if project.photo.year is None else {"year": project.photo.year}
+    try:
+        files = photo_files(project)
+    except PhotoError as error:
+        return Item("photo", "", None, exists=False, made_at=None, text=str(error), facts=facts)
+    name = files[0].name if len(files) == 1 else f"{len(files)} files"
+    return _brought("photo", files, ", ".join([name, *map(str, facts.values())]), facts)
+
+
+def _footprints(project: Project) -> Item:
+    footprints = project.footprints
+    if not isinstance(footprints, FileFootprints):
+        return Item("footprints", "", None, exists=True, made_at=None, text=f"OpenStreetMap by {footprints.url}")
+    file = project.resolve(footprints.path)
+    if not file.exists():
+        text = f"{file} is not there; correct footprints.path in {project.file}"
+        return Item("footprints", str(file), None, exists=False, made_at=None, text=text)
+    # counted when tiles were last cut with this file; to read it takes too long for a status
+    manifest = artifacts.read_manifest(project.paths.training) or {}
+    counts, inputs = manifest.get("footprints"), manifest.get("inputs")
+    if isinstance(counts, dict) and isinstance(inputs, dict) and inputs.get(str(file)) == artifacts.fingerprint(file):
+        return _brought("footprints", [file], f"{file.name}, {counts['kept']:,} buildings", counts)
+    return _brought("footprints", [file], file.name, {})
+
+
+def _brought(name: str, files: list[Path], text: str, facts: dict[str, Any]) -> Item:
+    """Return the item of files that people bring."""
+    found = [one for one in map(tree, files) if one is not None]
+    made_at = _iso(max(one.newest for one in found)) if found else None
+    size = sum(one.size for one in found)
+    return Item(name, ", ".join(map(str, files)), None, exists=True, made_at=made_at, text=text, facts=facts, size=size)
 
 
 def _item(name: str, path: Path, step: str, describe: Describe, reasons: dict[str, str | None]) -> Item:
@@ -161,11 +202,10 @@ def _annotations(path: Path) -> Item:
     facts: dict[str, Any] = {"annotations": len(judged)}
     for verdict in ("existed", "not_existed", "unsure"):
         facts[verdict] = sum(annotation.verdict == verdict for annotation in judged)
-    found = tree(path)
-    made_at = datetime.fromtimestamp(found.newest / 1e9, UTC).isoformat(timespec="seconds") if found else None
-    size = found.size if found else 0
     text = f"{len(judged)} buildings"
-    return Item("annotations", str(path), None, found is not None, made_at, text, facts, size=size)
+    if not path.exists():
+        return Item("annotations", str(path), None, exists=False, made_at=None, text=text, facts=facts)
+    return _brought("annotations", [path], text, facts)
 
 
 def _jobs(folder: Path, odd: list[str]) -> list[dict[str, Any]]:
@@ -189,14 +229,11 @@ def _reasons(project: Project) -> dict[str, str | None]:
     return {name: steps.why_outdated(project, step, {}) for name, step in steps.STEPS.items()}
 
 
-def _next(reasons: dict[str, str | None]) -> str:
-    for name in steps.ALL:
-        if reasons[name] is not None:
-            return f"historymap run {name} ({reasons[name]})"
-    return "nothing; all is up to date"
+def _iso(nanoseconds: int) -> str:
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC).isoformat(timespec="seconds")
 
 
-def _age(made_at: str | None) -> str:
+def age(made_at: str | None) -> str:
     """Return how long ago something was made, for people."""
     try:
         seconds = time.time() - datetime.fromisoformat(made_at or "").timestamp()
@@ -209,7 +246,8 @@ def _age(made_at: str | None) -> str:
     return "just now"
 
 
-def _bytes(size: float) -> str:
+def sized(size: float) -> str:
+    """Return a number of bytes for people."""
     for unit in UNITS[:-1]:
         if size < 1024:  # noqa: PLR2004
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -23,12 +23,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a step; `flag` is its name on the command line where that differs from the function's."""
+    """A parameter of a step.
+
+    Attributes:
+        name: that of the function behind the step.
+        kind: int (1 or more), bool or Path.
+        help: what it is, for people.
+        setting: the key of the settings that holds where it is not given.
+        flag: its name on the command line where that differs.
+
+    """
 
     name: str
     kind: type
     help: str
+    setting: str | None = None
     flag: str | None = None
+
+    def default(self, project: Project) -> str:
+        """Return what holds where it is not given, as text; empty where nothing does."""
+        if self.setting is None:
+            return ""
+        section, key = self.setting.split(".")
+        return str(getattr(getattr(project, section), key))
 
 
 @dataclass(frozen=True)
@@ -63,8 +80,8 @@ STEPS = {
             "historymap_lib.training_data:generate",
             "cut training tiles from the photo, with masks from today's footprints",
             (
-                Parameter("tiles", int, "how many tiles, the most useful first (default: tiles.count of the settings)"),
-                Parameter("output", Path, "folder of the tiles (default: paths.training)"),
+                Parameter("tiles", int, "how many tiles, the most useful first", "tiles.count"),
+                Parameter("output", Path, "folder of the tiles", "paths.training"),
             ),
             lambda project: project.paths.training,
             needs=(),
@@ -76,7 +93,7 @@ STEPS = {
             "ml.train:train",
             "train the U-Net on the tiles, corrected ones first",
             (
-                Parameter("epochs", int, "how many epochs (default: training.epochs)"),
+                Parameter("epochs", int, "how many epochs", "training.epochs"),
                 Parameter("resume", bool, "go on where a training was cut off"),
             ),
             lambda project: project.paths.model,
@@ -110,7 +127,7 @@ STEPS = {
             "correct the training tiles by what people have judged, and verify again",
             (
                 Parameter("file", Path, "annotations to add to those of the case first", flag="annotations"),
-                Parameter("output", Path, "folder of the corrected tiles (default: paths.corrected)"),
+                Parameter("output", Path, "folder of the corrected tiles", "paths.corrected"),
             ),
             lambda project: project.paths.corrected,
             needs=("generate-training",),
@@ -121,6 +138,8 @@ STEPS = {
 }
 ALL = ("generate-training", "train", "predict", "verify")
 """What `run all` does, in this order."""
+EVERY = "all"
+"""What the job is called that does them all, by their notebooks."""
 
 
 def run(project: Project, name: str, *, force: bool = False, **parameters: Any) -> str:
@@ -210,8 +229,11 @@ def absolute(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 def clash(one: str, other: str) -> bool:
     """Return whether two steps of a case must not run side by side: one writes what the other reads or writes."""
-    if one not in STEPS or other not in STEPS:
+    known = {*STEPS, EVERY}
+    if one not in known or other not in known:
         return False
+    if EVERY in (one, other):
+        return True
     first, second = STEPS[one], STEPS[other]
     return bool(first.writes & (second.reads | second.writes) or second.writes & first.reads)
 

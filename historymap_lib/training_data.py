@@ -62,7 +62,9 @@ def folds_of(project: Project, grid: Grid) -> Folds:
     return Folds(tiles.folds, tiles.block * tiles.size * tiles.resolution, grid.west, grid.north)
 
 
-def generate(project: Project, *, tiles: int | None = None, output: Path | None = None) -> Generated:
+def generate(
+    project: Project, *, tiles: int | None = None, output: Path | None = None, picture: bool = True
+) -> Generated:
     """Write the most useful `tiles` (default: `tiles.count`) of the area to `output` (default: `paths.training`).
 
     The folder is replaced as a whole. Tiles without enough photo, and blank ones, are skipped.
@@ -117,8 +119,17 @@ def generate(project: Project, *, tiles: int | None = None, output: Path | None 
                 crs=project.area.crs,
                 resolution=project.tiles.resolution,
             )
+    if picture:
+        draw_sheet(folder)
     text = f"{len(samples)} tiles in {folder} ({skipped} skipped; {_tally(s['split'] for s in samples)})"
     return Generated(folder, len(samples), skipped, len(found.frame), text)
+
+
+def draw_sheet(folder: Path) -> None:
+    """Draw some of the tiles of a folder into a PNG beside it."""
+    from historymap_lib.contact_sheet import draw_tiles  # noqa: PLC0415 - it reads tiles by this module
+
+    draw_tiles(folder, folder.with_name(f"{folder.name}.png"))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from historymap_lib import alignment, artifacts, evidence, zonal
 from historymap_lib.annotations import read as read_annotations
 from historymap_lib.calibration import FEW, TwoGroups
 from historymap_lib.errors import PhotoError, VerificationError
-from historymap_lib.figures import draw_verdicts
+from historymap_lib.figures import draw_histogram, draw_verdicts
 from historymap_lib.footprint_source import load_footprints
 from historymap_lib.imagery import open_photo, photo_files
 from historymap_lib.phantoms import make_phantoms
@@ -103,6 +103,9 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
         )
         if picture and photo is not None:
             draw_verdicts(frame, photo, paths.verified.with_suffix(".png"))
+    if picture:
+        histogram = paths.verified.with_name(f"{paths.verified.stem}_histogram.png")
+        draw_histogram(frame, project.verification, histogram)
     text = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in VERDICTS)
     return Verified(paths.verified, counts, f"{paths.verified}: {text}")
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch-cpu"}
+CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch-cpu", "playwright": "playwright-python"}
 """Packages that conda-forge calls otherwise."""
 
 

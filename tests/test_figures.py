@@ -10,7 +10,7 @@ import rasterio
 import shapely
 from matplotlib.image import imread
 
-from historymap_lib import figures, project
+from historymap_lib import contact_sheet, figures, project
 from historymap_lib.errors import TrainingDataError
 from historymap_lib.imagery import open_photo
 from historymap_lib.training_data import write_raster
@@ -117,16 +117,16 @@ def test_tiles_show_buildings_and_what_is_ignored(tmp_path):
     mask = np.zeros((64, 64), np.uint8)
     mask[10:40, 10:40], mask[50:] = 1, 255
     write_tile(tmp_path, "tile_0000_0000", noise(64, 64), mask)
-    figures.draw_tiles(tmp_path, tmp_path / "tiles.png")
+    contact_sheet.draw_tiles(tmp_path, tmp_path / "tiles.png")
     image = pixels(tmp_path / "tiles.png")
-    assert all(shows(image, look.edge) > 100 for look in figures.LABELS.values())
+    assert all(shows(image, look.edge) > 100 for look in contact_sheet.LABELS.values())
 
 
 @pytest.mark.parametrize("value", [0, 1, 255])
 @pytest.mark.parametrize("grey", [0, 128])
 def test_tiles_of_one_kind_are_drawn(value, grey, tmp_path):
     write_tile(tmp_path, "tile_0000_0000", np.full((64, 64), grey, np.uint8), np.full((64, 64), value, np.uint8))
-    figures.draw_tiles(tmp_path, tmp_path / "tiles.png")
+    contact_sheet.draw_tiles(tmp_path, tmp_path / "tiles.png")
     pixels(tmp_path / "tiles.png")
 
 
@@ -134,13 +134,13 @@ def test_no_more_tiles_are_drawn_than_asked_for_from_first_to_last(tmp_path, mon
     for row in range(7):
         write_tile(tmp_path, f"tile_{row:04d}_0000", noise(64, 64, row), np.zeros((64, 64), np.uint8))
     drawn = []
-    monkeypatch.setattr(figures, "_draw_tile", lambda *given: drawn.append(given[-1]["tile"]))
-    figures.draw_tiles(tmp_path, tmp_path / "tiles.png", count=3)
+    monkeypatch.setattr(contact_sheet, "_draw_tile", lambda *given: drawn.append(given[-1]["tile"]))
+    contact_sheet.draw_tiles(tmp_path, tmp_path / "tiles.png", count=3)
     assert drawn == ["tile_0000_0000", "tile_0003_0000", "tile_0006_0000"]
 
 
 def test_folder_without_tiles_gives_a_picture_that_says_so(tmp_path):
-    figures.draw_tiles(tmp_path, tmp_path / "tiles.png")
+    contact_sheet.draw_tiles(tmp_path, tmp_path / "tiles.png")
     assert pixels(tmp_path / "tiles.png").min() < 0.2
 
 
@@ -148,7 +148,7 @@ def test_damaged_tile_leaves_no_picture(tmp_path):
     write_tile(tmp_path, "tile_0000_0000", noise(64, 64), np.zeros((64, 64), np.uint8))
     (tmp_path / "masks" / "tile_0000_0000.tif").write_bytes(b"no TIFF")
     with pytest.raises(TrainingDataError, match="generate-training again"):
-        figures.draw_tiles(tmp_path, tmp_path / "tiles.png")
+        contact_sheet.draw_tiles(tmp_path, tmp_path / "tiles.png")
     assert not (tmp_path / "tiles.png").exists()
 
 

@@ -13,7 +13,7 @@ from historymap_lib import annotations, artifacts, steps
 from historymap_lib.annotations import Annotation
 from historymap_lib.jobs import Jobs
 from historymap_lib.project import load
-from historymap_lib.status import _age, read_status
+from historymap_lib.status import age, read_status
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def texts(case):
 def test_of_a_new_case_nothing_is_there_and_the_first_step_is_due(tmp_path):
     case = load(make_case(tmp_path))
     status = read_status(case)
-    assert not any(item.exists for item in status.items)
+    assert [item.name for item in status.items if item.exists] == ["photo", "footprints"]
     assert status.next == "historymap run generate-training (it has not run yet)"
     assert texts(case)["annotations"] == "0 buildings"
 
@@ -45,7 +45,7 @@ def test_the_things_are_told_in_numbers_in_the_order_in_which_they_are_made(fini
     case = load(finished)
     status = read_status(case)
     assert [item.name for item in status.items] == [
-        "training tiles", "corrected tiles", "model", "probability", "verdicts", "annotations",
+        "photo", "footprints", "training tiles", "corrected tiles", "model", "probability", "verdicts", "annotations",
     ]  # fmt: skip
     found = texts(case)
     assert found["training tiles"].startswith("5 tiles (")
@@ -71,19 +71,19 @@ def test_the_table_is_for_people_and_the_dict_for_programs(finished):
     assert lines[-1] == f"next: {status.next}"
     assert len(lines) == len(status.items) + 3
     told = json.loads(json.dumps(status.as_dict()))
-    assert told["items"][0]["exists"] is True
-    assert told["items"][0]["facts"]["tiles"] == 5
-    assert told["items"][4]["facts"] == artifacts.read_manifest(load(finished).paths.verified)["counts"]
+    assert told["items"][2]["exists"] is True
+    assert told["items"][2]["facts"]["tiles"] == 5
+    assert told["items"][6]["facts"] == artifacts.read_manifest(load(finished).paths.verified)["counts"]
     assert told["size"] == sum(item["size"] for item in told["items"]) > 0
     assert told["current"] is None
 
 
 def test_what_is_out_of_date_says_so_where_it_is_listed(finished):
-    assert read_status(load(finished)).items[0].outdated is None
+    assert read_status(load(finished)).items[2].outdated is None
     change(finished, "tiles", count=7)
     status = read_status(load(finished))
     change(finished, "tiles", count=5)
-    assert status.items[0].outdated == "its settings have changed"
+    assert status.items[2].outdated == "its settings have changed"
     assert "out of date, its settings have changed" in status.table()
 
 
@@ -133,8 +133,8 @@ def test_things_that_are_no_files_or_folders_are_no_error(tmp_path):
 @pytest.mark.parametrize(
     ("seconds", "said"), [(5, "just now"), (61, "1 minute ago"), (7300, "2 hours ago"), (90_000, "1 day ago")]
 )
-def test_ages_are_told_in_words(seconds, said):
-    assert _age((datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()) == said
+def testages_are_told_in_words(seconds, said):
+    assert age((datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()) == said
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,7 @@ class Jobs:
         """
         wanted = [(item, {}) if isinstance(item, str) else item for item in chain]
         wanted = [(name, steps.absolute(name, parameters)) for name, parameters in wanted]
-        own = self.store.find("case_name = ? AND state IN ('pending', 'running')", self._case)
-        coming = [record.name for record in own if "output" not in record.parameters]
+        coming = self.coming()
         rows: list[dict[str, Any]] = []
         for name, parameters in wanted:
             step = steps.check(self.project, name, parameters, coming=coming)
@@ -105,6 +104,14 @@ class Jobs:
         if not words or any("\0" in word for word in words):
             raise JobsError(f"{words!r} is no command; give a program and its arguments")
         return self._add([self._row(name, words, {}, result.absolute() if result is not None else None)])[0]
+
+    def coming(self) -> list[str]:
+        """Return the steps of this case that are queued or running, and will have made what they make by default."""
+        return [record.name for record in self.unfinished() if "output" not in record.parameters]
+
+    def unfinished(self) -> list[Record]:
+        """Return the jobs of this case that are queued or running."""
+        return self.store.find("case_name = ? AND state IN ('pending', 'running')", self._case)
 
     def get(self, number: int) -> Job:
         """Return a job by its number.

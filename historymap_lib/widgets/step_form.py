@@ -1,0 +1,83 @@
+"""A form for each step: its parameters, a button that queues it, and why it cannot run yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from historymap_lib import steps
+from historymap_lib.errors import HistorymapError, StepError
+from historymap_lib.widgets.panel import Panel
+
+if TYPE_CHECKING:
+    from historymap_lib.steps import Parameter, Step
+    from historymap_lib.widgets.case import Case
+
+KINDS = {int: "number", bool: "checkbox", Path: "text"}
+"""How a parameter is asked for, by its kind."""
+
+
+class StepForm(Panel):
+    """The form of one step, made from the table of steps; what is left empty is as the settings say."""
+
+    template = "step.html"
+    every = 1.5
+
+    def __init__(self, case: Case, name: str) -> None:
+        self._case, self._step = case, steps.find(name)
+        super().__init__()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the template shows."""
+        step, project, jobs = self._step, self._case.project, self._case.jobs
+        coming = jobs.coming()
+        try:
+            steps.check(project, step.name, {}, coming=coming)
+            blocked = ""
+        except HistorymapError as error:
+            blocked = str(error)
+        item = next(item for item in self._case.status.items if item.step == step.name)
+        reason = f"due, {item.outdated}" if item.outdated else "up to date"
+        return {
+            "step": step.name,
+            "title": step.name.replace("-", " "),
+            "help": step.help,
+            "fields": [_field(parameter, parameter.default(project)) for parameter in step.parameters],
+            "state": "blocked" if blocked else "due" if item.outdated else "good",
+            "blocked": blocked,
+            "reason": "queued or running" if step.name in coming else reason,
+        }
+
+    def act(self, action: str, content: dict[str, Any]) -> None:
+        """Queue the step."""
+        if action == "run":
+            values = dict(content.get("values") or {})
+            force = bool(values.pop("force", False))
+            parameters = given(self._step, values, self._case)
+            self._case.jobs.submit(self._step.name, force=force, **parameters)
+            self._case.look_again()
+
+
+def given(step: Step, values: dict[str, Any], case: Case) -> dict[str, Any]:
+    """Return the parameters that were filled in; paths are relative to the root of the case.
+
+    Raises:
+        StepError: a number is none.
+
+    """
+    found: dict[str, Any] = {}
+    for parameter in step.parameters:
+        value = values.get(parameter.name)
+        if value in (None, "", False):
+            continue
+        if parameter.kind is int:
+            if not str(value).isdecimal():
+                raise StepError(f"{parameter.name} is {value!r}; give a whole number of 1 or more")
+            found[parameter.name] = int(str(value))
+        else:
+            found[parameter.name] = case.project.resolve(str(value)) if parameter.kind is Path else True
+    return found
+
+
+def _field(parameter: Parameter, default: str) -> dict[str, Any]:
+    return {"name": parameter.name, "kind": KINDS[parameter.kind], "help": parameter.help, "default": default}

@@ -17,19 +17,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: help run test lint format bench install clean
 
 help:
-	@echo "make run    build the sample town, judge its buildings, say where to look"
+	@echo "make run    build the sample town, judge its buildings, open the workbench"
 	@echo "make test   run the tests        make lint   ruff and mypy"
 	@echo "make bench  measure the speed    make clean  remove the environment and what the steps wrote"
 
 run: $(VENV)/.run
 	@test -f data/sample/photo.tif || $(BIN)/historymap sample data/sample
-	$(BIN)/historymap run all --config $(CONFIG)
-	$(BIN)/historymap evaluate --config $(CONFIG) --truth data/sample/truth.csv
+	$(BIN)/historymap run all --config $(CONFIG) --notebooks data/reports
 	@echo
-	@echo "Look at: data/sample/buildings_verified.png   the map of verdicts"
+	@echo "Look at: data/reports/index.html              the reports of all steps, with how right the verdicts are"
+	@echo "         data/sample/buildings_verified.png   the map of verdicts"
 	@echo "         data/sample/buildings_verified.gpkg  the same for QGIS"
-	@echo "         data/sample/evaluation.png           how right they are"
-	@echo "Then:    $(BIN)/historymap status"
+	@echo
+	$(BIN)/historymap workbench --config $(CONFIG)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -66,4 +66,4 @@ $(VENV)/.test: $(VENV)/.run
 	@touch $@
 
 clean:
-	rm -rf $(VENV) data/sample models/sample .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) data/sample data/reports models/sample .pytest_cache .mypy_cache .ruff_cache .hypothesis

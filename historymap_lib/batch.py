@@ -14,7 +14,6 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
@@ -27,9 +26,11 @@ from PIL import Image
 from traitlets.config import Config
 
 from historymap_lib import artifacts, errors
-from historymap_lib.errors import StepError
+from historymap_lib.lab import notebook_folder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nbformat import NotebookNode
 
     from historymap_lib.project import Project
@@ -98,20 +99,6 @@ def run_notebooks(project: Project, folder: Path, *, force: bool = False) -> lis
             break
     _write_index(project, folder, reports)
     return reports
-
-
-def notebook_folder() -> Path:
-    """Return where the notebooks lie: within the installed package, or beside its sources.
-
-    Raises:
-        StepError: in neither place.
-
-    """
-    package = Path(__file__).parent
-    for folder in (package / "notebooks", package.parent / "notebooks"):
-        if (folder / "workbench.ipynb").exists():
-            return folder
-    raise StepError(f"{package.parent / 'notebooks'}: the notebooks are not there; install historymap again")
 
 
 def _parameters(project: Project, report: Report, *, force: bool) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from historymap_lib import __version__, cli_jobs, evaluation, sample, steps
 from historymap_lib.errors import sentence_of
+from historymap_lib.lab import open_lab
 from historymap_lib.progress import PROGRESS
-from historymap_lib.project import load
+from historymap_lib.project import CONFIG, SAMPLE, load
 from historymap_lib.status import read_status
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from historymap_lib.steps import Step
 
 FAILED, USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
-SAMPLE, FIRST_CASE = Path("ml/config_sample.yaml"), Path("ml/config_1937.yaml")
+FIRST_CASE = Path("ml/config_1937.yaml")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_jobs(commands)
     _add_status(commands)
     _add_evaluate(commands)
+    _add_workbench(commands)
     return parser
 
 
@@ -176,8 +178,15 @@ def _add_evaluate(commands: Any) -> None:
     parser.set_defaults(run=_evaluate)
 
 
+def _add_workbench(commands: Any) -> None:
+    parser = _command(commands, "workbench", "open JupyterLab with the notebooks of a case")
+    _add_config(parser)
+    parser.add_argument("further", nargs="*", metavar="ARGUMENT", help="for jupyter lab, after --: -- --port 9000")
+    parser.set_defaults(run=lambda options: open_lab(load(options.config), options.further))
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    default = Path(os.environ.get("HISTORYMAP_CONFIG", SAMPLE))
+    default = Path(os.environ.get(CONFIG, SAMPLE))
     parser.add_argument("--config", type=Path, default=default, help="settings of the case (default: %(default)s)")
 
 

@@ -35,6 +35,10 @@ from historymap_lib.settings import (
     expanded,
 )
 
+CONFIG = "HISTORYMAP_CONFIG"
+"""The variable that names the settings where a command or a notebook is not told."""
+SAMPLE = Path("ml/config_sample.yaml")
+"""The settings where that is not set either."""
 SHOULD = {
     "model_type": "should hold keys with values, as in `key: value`",
     "model_attributes_type": "should hold keys with values, as in `key: value`",

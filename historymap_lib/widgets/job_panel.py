@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from historymap_lib.jobs import logs
-from historymap_lib.jobs.store import ACTIVE
+from historymap_lib.jobs.store import ACTIVE, UNFINISHED
 from historymap_lib.widgets.log_view import plain
 from historymap_lib.widgets.panel import Panel
 
@@ -22,6 +23,8 @@ ENDED = 10
 """How many ended jobs are shown."""
 TAIL = 4
 """Lines of the log that are shown of a failed one."""
+NUMBERS = ("done", "total", "first", "began")
+"""What of the progress of a job is a number; the rest is text."""
 WAKE = 2.0
 """Seconds between two looks whether a worker lives."""
 
@@ -44,7 +47,7 @@ class JobPanel(Panel):
     def facts(self) -> dict[str, Any]:
         """Return what the template shows."""
         jobs = self._case.jobs
-        records = [self._only.record] if self._only is not None else jobs.recent(10 * ENDED)
+        records = [self._only.record] if self._only is not None else _records(jobs)
         active = [record for record in records if record.state in ACTIVE and not record.ended]
         waiting = [record for record in reversed(records) if record.state == "pending"]
         ended = [record for record in records if record.ended][:ENDED]
@@ -54,10 +57,19 @@ class JobPanel(Panel):
         return {
             "active": [_shown(record) | {"share": _share(record), "how": how(record)} for record in active],
             "waiting": [_shown(record) for record in waiting],
-            "ended": [_shown(record) | {"tail": _tail(jobs, record)} for record in ended],
+            "ended": [self._ended(jobs, record) for record in ended],
             "chosen": self._log.job.id if self._log.job else 0,
             "announced": _announced(active, ended),
         }
+
+    def _ended(self, jobs: Jobs, record: Record) -> dict[str, Any]:
+        """Return what is shown of an ended job: of one that came to grief why, and the last that it printed else."""
+        error, shown = record.error or "", _shown(record)
+        if record.state not in ("failed", "crashed"):
+            return shown | {"tail": ""}
+        lines = plain(logs.tail(jobs.get(record.id).log_path, TAIL, limit=1 << 13)).splitlines()
+        tail = "\n".join(line for line in lines if not line.endswith(error))
+        return shown | {"tail": self._case.short(tail), "error": self._case.short(error)}
 
     def act(self, action: str, content: dict[str, Any]) -> None:
         """Cancel a job, run it again, or show its log."""
@@ -86,12 +98,19 @@ class JobPanel(Panel):
             jobs.wake()
 
 
+def _records(jobs: Jobs) -> list[Record]:
+    """Return the latest jobs, and all that have not ended, the newest first."""
+    unfinished = [jobs.files.told(record) for record in jobs.store.of(*UNFINISHED)]
+    found = {record.id: record for record in [*unfinished, *jobs.recent(10 * ENDED)]}
+    return [found[number] for number in sorted(found, reverse=True)]
+
+
 def how(record: Record) -> str:
     """Return how far a job is: what it does, how much of it, how fast, and how long it will take."""
-    progress = record.progress
+    progress = _progress(record)
     done, total, unit = progress.get("done"), progress.get("total"), progress.get("unit", "")
     if done is None:
-        return "no progress told yet"
+        return ""
     parts = [f"{progress.get('what', '')}: {done:,}{f' of {total:,}' if total else ''} {unit}"]
     passed = time.time() - progress.get("began", time.time())
     rate = (done - progress.get("first", 0)) / passed if passed > 0 else 0
@@ -107,16 +126,19 @@ def _shown(record: Record) -> dict[str, Any]:
     return {name: getattr(record, name) for name in values}
 
 
+def _progress(record: Record) -> dict[str, Any]:
+    """Return what a job says of its progress, as far as it can be: any program may have written it."""
+    return {
+        key: value
+        for key, value in record.progress.items()
+        if (isinstance(value, (int, float)) and math.isfinite(value) if key in NUMBERS else isinstance(value, str))
+    }
+
+
 def _share(record: Record) -> float | None:
-    done, total = record.progress.get("done"), record.progress.get("total")
+    progress = _progress(record)
+    done, total = progress.get("done"), progress.get("total")
     return round(min(1.0, done / total), 4) if done is not None and total else None
-
-
-def _tail(jobs: Jobs, record: Record) -> str:
-    """Return the last lines that a job printed if it has come to grief."""
-    if record.state not in ("failed", "crashed"):
-        return ""
-    return plain(logs.tail(jobs.get(record.id).log_path, TAIL, limit=1 << 13))
 
 
 def _announced(active: list[Record], ended: list[Record]) -> str:

@@ -8,7 +8,7 @@ const BAR = `
 function render({ model, el }) {
   const name = Math.random().toString(36).slice(2); // two views of one log must not both save the file
   el.classList.add("historymap", "hm-log");
-  el.dataset.lmSuppressShortcuts = "true";
+  el.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true")); // as in view.js
   const bar = document.createElement("div");
   bar.className = "hm-log-bar";
   bar.innerHTML = BAR;

@@ -23,8 +23,9 @@ WIDTH = 2000
 """Characters that are shown of a line."""
 PIECE = 1 << 22
 """Bytes of a download that go in one message."""
-CODES = r"\x1b(\[[0-?]*[ -/]*{}|[^\[])"
-ALL_CODES, OTHER_CODES = re.compile(CODES.format("[@-~]")), re.compile(CODES.format("[@-ln-~]"))
+CODES = r"\x1b(\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(\x07|\x1b\\)|[ -/]+[0-~]|[^\[])"
+COLOURS = r"\x1b\[[0-9;:]*m"
+ALL_CODES, OTHER_CODES = re.compile(CODES), re.compile(f"(?!{COLOURS}){CODES}")
 """Escape sequences of terminals (ECMA-48), and those but for colours: in a list of lines nothing moves a cursor."""
 
 
@@ -86,7 +87,7 @@ class LogView(Live):
         """Hold what has been printed until `size`, and return the line that is being written."""
         while True:
             chunk = logs.read(path, self._offset)
-            new = chunk.text.splitlines()
+            new = chunk.text.removesuffix("\n").split("\n") if chunk.text else []
             self._count += len(new)
             self._held.extend(_html(line) for line in new[-LINES:])
             if chunk.offset == self._offset or chunk.offset >= size:
@@ -98,7 +99,7 @@ class LogView(Live):
         with self.hold_sync():
             self.first = self._count - len(self._held)
             self.lines = lines
-            self.note = note
+            self.note = self._said or note
 
 
 def plain(text: str) -> str:
@@ -110,7 +111,7 @@ def _html(line: str) -> str:
     """Return a line as HTML, its colours as classes; text is escaped."""
     text = OTHER_CODES.sub("", line)
     text = text if len(text) <= WIDTH else f"{text[:WIDTH]} ... ({len(text):,} characters)"
-    html: str = _converter.convert(text, full=False).rstrip("\n")
+    html: str = _converter.apply_regex(text)[0]  # `convert` keeps what it made in between, and threads share it
     return html
 
 

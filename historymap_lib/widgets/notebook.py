@@ -18,6 +18,8 @@ import historymap_lib
 from historymap_lib import steps
 from historymap_lib.errors import StepError, sentence_of
 from historymap_lib.pictures import PICTURES
+from historymap_lib.project import CONFIG, SAMPLE
+from historymap_lib.status import read_status
 from historymap_lib.widgets import status_panel
 from historymap_lib.widgets.case import Case
 from historymap_lib.widgets.job_panel import JobPanel
@@ -30,10 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from historymap_lib.jobs import Job
-
-CONFIG = "HISTORYMAP_CONFIG"
-"""The variable with the settings that hold where a notebook names none."""
-SAMPLE = "ml/config_sample.yaml"
 
 
 def open_case(config: str | Path | None = None) -> Notebook:
@@ -67,7 +65,8 @@ class Notebook:
         if attended():
             display(status_panel.StatusPanel(self._case))
             return
-        cards = render(status_panel.StatusPanel.template, said="", **status_panel.facts(self._case.status))
+        facts = status_panel.facts(self._case, read_status(self._case.project)) | {"due": None}
+        cards = render(status_panel.StatusPanel.template, said="", **facts)
         style = STYLE.read_text(encoding="utf-8")
         display(HTML(f'<style>{style}</style><div class="historymap">{cards}</div>'))
 

@@ -27,7 +27,8 @@ class StatusPanel(Panel):
 
     def facts(self) -> dict[str, Any]:
         """Return what the template shows."""
-        return facts(self._case.status) | {"due": self._case.status.due}
+        status = self._case.status()
+        return facts(self._case, status) if status else {"case": self._case.project.name, "cards": []}
 
     def act(self, action: str, content: dict[str, Any]) -> None:  # noqa: ARG002 - there is but one button
         """Queue all steps; those that are up to date say so and end at once."""
@@ -36,26 +37,26 @@ class StatusPanel(Panel):
             self._case.look_again()
 
 
-def facts(status: Status) -> dict[str, Any]:
+def facts(case: Case, status: Status) -> dict[str, Any]:
     """Return what the template shows."""
     items = {item.name: item for item in status.items}
     corrected = items.pop("corrected tiles")
-    cards = [_card(item) for item in items.values()]
+    cards = [_card(item, case) for item in items.values()]
     if corrected.exists:
         tiles = next(card for card in cards if card["name"] == "training tiles")
         tiles["more"].append(f"{corrected.text} corrected, {age(corrected.made_at)}")
-    return {"case": status.case, "cards": cards, "next": _next(status), "odd": status.odd, "due": None}
+    return {"case": status.case, "cards": cards, "next": _next(status, case), "odd": status.odd, "due": status.due}
 
 
-def _next(status: Status) -> str:
+def _next(status: Status, case: Case) -> str:
     """Return what comes next, in words for somebody who presses buttons."""
     if status.due is None:
         return "all is up to date; look at the verdicts, and judge what is unsure"
     item = next(item for item in status.items if item.step == status.due)
-    return f"{status.due}, since {item.outdated}" if item.exists else status.due
+    return f"{status.due}, since {case.short(str(item.outdated))}" if item.exists else status.due
 
 
-def _card(item: Item) -> dict[str, Any]:
+def _card(item: Item, case: Case) -> dict[str, Any]:
     more = [f"made {age(item.made_at)}" if item.step else f"changed {age(item.made_at)}"] if item.made_at else []
     more += [sized(item.size)] if item.size else []
     state, said, advice = _state(item)
@@ -63,9 +64,9 @@ def _card(item: Item) -> dict[str, Any]:
         "name": item.name,
         "state": state,
         "said": said,
-        "text": item.text,
+        "text": case.short(item.text),
         "more": [*_details(item), ", ".join(more)] if more else _details(item),
-        "advice": advice,
+        "advice": case.short(advice),
         "parts": _parts(item),
     }
 

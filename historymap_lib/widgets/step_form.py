@@ -35,18 +35,26 @@ class StepForm(Panel):
             steps.check(project, step.name, {}, coming=coming)
             blocked = ""
         except HistorymapError as error:
-            blocked = str(error)
-        item = next(item for item in self._case.status.items if item.step == step.name)
-        reason = f"due, {item.outdated}" if item.outdated else "up to date"
+            blocked = self._case.short(str(error))
+        outdated = self._outdated()
+        reason = f"due, {self._case.short(outdated)}" if outdated else "up to date"
         return {
             "step": step.name,
             "title": step.name.replace("-", " "),
             "help": step.help,
-            "fields": [_field(parameter, parameter.default(project)) for parameter in step.parameters],
-            "state": "blocked" if blocked else "due" if item.outdated else "good",
+            "fields": [
+                _field(parameter, self._case.short(parameter.default(project))) for parameter in step.parameters
+            ],
+            "state": "blocked" if blocked else {None: "unknown", "": "good"}.get(outdated, "due"),
             "blocked": blocked,
-            "reason": "queued or running" if step.name in coming else reason,
+            "reason": "queued or running" if step.name in coming else "" if outdated is None else reason,
         }
+
+    def _outdated(self) -> str | None:
+        """Return why the step is due, empty if it is not, None if that is not known yet."""
+        status = self._case.status()
+        items = status.items if status is not None else []
+        return next((item.outdated or "" for item in items if item.step == self._step.name), None)
 
     def act(self, action: str, content: dict[str, Any]) -> None:
         """Queue the step."""

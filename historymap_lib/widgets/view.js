@@ -1,9 +1,11 @@
 // Shows the HTML that Python renders, and tells Python which button was pressed.
 // The page is changed in place, so that focus, typed text and scrolling stay, and nothing flickers.
+const KEPT = ["open", "data-lm-suppress-shortcuts"]; // what a person has unfolded, and what we set ourselves
+
 function morph(from, to) {
   for (const { name, value } of to.attributes) if (from.getAttribute(name) !== value) from.setAttribute(name, value);
   for (const { name } of [...from.attributes])
-    if (!to.hasAttribute(name) && name !== "open") from.removeAttribute(name); // what a person has unfolded stays so
+    if (!to.hasAttribute(name) && !KEPT.includes(name)) from.removeAttribute(name);
   children(from, to);
 }
 
@@ -38,7 +40,8 @@ function values(element) {
 
 function render({ model, el }) {
   el.classList.add("historymap");
-  el.dataset.lmSuppressShortcuts = "true"; // Enter and letters belong to us here, not to the notebook
+  // Enter and letters belong to us here, not to the notebook, which looks at the element in focus alone
+  el.addEventListener("focusin", (event) => (event.target.dataset.lmSuppressShortcuts = "true"));
   const page = document.createElement("div");
   el.append(page);
   const show = () => {
@@ -63,6 +66,12 @@ function render({ model, el }) {
     }
   });
   page.addEventListener("submit", (event) => event.preventDefault());
+  page.addEventListener("keydown", (event) => {
+    // JupyterLab keeps Enter in a field from submitting its form
+    if (event.key !== "Enter" || event.target.nodeName !== "INPUT" || event.isComposing) return;
+    event.preventDefault();
+    send(event.target.form.querySelector("[data-action]"));
+  });
   model.on("change:html", show);
   model.on("msg:custom", onMessage);
   show();

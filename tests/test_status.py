@@ -169,3 +169,44 @@ def test_metrics_of_the_model_are_told(tmp_path):
     assert texts(case)["model"] == "validation IoU 0.500, 7 tiles"
     artifacts.write_json(case.paths.models / "metrics.json", {"validation_iou": None})
     assert "odd" in texts(case)["model"]
+
+
+def test_what_people_bring_is_told_with_its_year_its_size_and_what_is_wrong_with_it(tmp_path):
+    file = make_case(tmp_path, tiles={"count": 2})
+    photo, footprints = read_status(load(file)).items[:2]
+    assert (photo.text, photo.facts, photo.step) == ("photo.tif, 1937", {"year": 1937}, None)
+    assert photo.size == (tmp_path / "photo.tif").stat().st_size
+    assert datetime.now(UTC) - datetime.fromisoformat(photo.made_at) < timedelta(hours=1)
+    assert (footprints.text, footprints.facts) == ("footprints.geojson", {})  # nobody has read it yet
+    steps.run(load(file), "generate-training")
+    assert texts(load(file))["footprints"] == "footprints.geojson, 169 buildings"
+    content = (tmp_path / "footprints.geojson").read_text()
+    (tmp_path / "footprints.geojson").write_text(content + "\n")
+    assert texts(load(file))["footprints"] == "footprints.geojson"  # another file, and nobody has read that
+    (tmp_path / "photo.tif").unlink()
+    (tmp_path / "footprints.geojson").unlink()
+    photo, footprints = read_status(load(file)).items[:2]
+    assert (photo.exists, footprints.exists) == (False, False)
+    assert "there is no such photo" in photo.text
+    assert "correct footprints.path" in footprints.text
+
+
+def test_a_photo_of_several_files_and_footprints_from_elsewhere_are_told(tmp_path):
+    file = make_case(tmp_path)
+    (tmp_path / "second.tif").write_bytes((tmp_path / "photo.tif").read_bytes())
+    change(file, "photo", path=["photo.tif", "second.tif"])
+    change(file, "footprints", source="overpass")
+    text = file.read_text().replace("  path: footprints.geojson\n", "")
+    file.write_text(text)
+    photo, footprints = read_status(load(file)).items[:2]
+    assert photo.text == "2 files, 1937"
+    assert photo.size == 2 * (tmp_path / "photo.tif").stat().st_size
+    assert (footprints.exists, footprints.made_at) == (True, None)
+    assert footprints.text.startswith("OpenStreetMap by https://")
+
+
+def test_the_step_that_is_due_is_the_first_that_is_out_of_date(finished):
+    assert read_status(load(finished)).due == "train"
+    change(finished, "tiles", count=6)
+    assert read_status(load(finished)).due == "generate-training"
+    change(finished, "tiles", count=5)

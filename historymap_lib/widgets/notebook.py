@@ -153,7 +153,7 @@ class Notebook:
         wanted = found[found["needs_verification"] & ~found["annotated"]]
         order = (wanted["probability"] - 0.5).abs().sort_values(na_position="last").index
         columns = ["building_id", "name", "verdict", "probability", "confidence", "overlap", "reason"]
-        table: pd.DataFrame = wanted.loc[order[:count], columns].reset_index(drop=True)
+        table: pd.DataFrame = wanted.loc[order[:count], columns].fillna({"name": ""}).reset_index(drop=True)
         return table
 
     def _queue(self, step: str, parameters: dict[str, Any], *, force: bool) -> None:

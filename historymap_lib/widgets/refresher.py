@@ -10,7 +10,7 @@ from IPython.core.getipython import get_ipython
 
 TICK = 0.05
 """Seconds between two looks at what is due."""
-SHARE = 0.1
+SHARE = 0.25
 """Of the time, what a single refresher may take at most: what is slow is refreshed less often."""
 
 

@@ -26,6 +26,7 @@ from PIL import Image
 from traitlets.config import Config
 
 from historymap_lib import artifacts, errors
+from historymap_lib.annotation_store import unpublished
 from historymap_lib.lab import notebook_folder
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def run_notebooks(project: Project, folder: Path, *, force: bool = False) -> lis
     source = notebook_folder()
     reports = [Report(name, _title(source / f"{name}.ipynb")) for name in NOTEBOOKS]
     for index, report in enumerate(reports):
-        if report.name == "6_apply_annotations" and not project.paths.annotations.exists():
+        if report.name == "6_apply_annotations" and not (project.paths.annotations.exists() or unpublished(project)):
             reports[index] = replace(report, state="left out", said="nobody has judged a building yet")
             continue
         reports[index] = replace(report, state="running")

@@ -19,7 +19,8 @@ from rasterio.transform import from_bounds
 from shapely import STRtree, box
 
 from historymap_lib import artifacts
-from historymap_lib.annotations import add as add_annotations
+from historymap_lib.annotation_store import add as add_annotations
+from historymap_lib.annotation_store import settled, store_path
 from historymap_lib.annotations import read as read_annotations
 from historymap_lib.errors import AnnotationsError, TrainingDataError
 from historymap_lib.footprint_source import load_footprints
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 
 STEP = "apply-annotations"
 CODE = tuple(
-    f"historymap_lib.{name}" for name in ("corrections", "annotations", "footprints", "footprints_osm", "windows")
+    f"historymap_lib.{name}"
+    for name in ("corrections", "annotations", "annotation_store", "footprints", "footprints_osm", "windows")
 )
 
 
@@ -83,7 +85,7 @@ def apply(
     tiles = read_metadata(paths.training)
     if not tiles:
         raise TrainingDataError(f"{paths.training}: holds no training tiles; run generate-training first")
-    judged = _gather(paths.annotations, file)
+    judged = _gather(project, file)
     bounds = np.array([tile["bounds"] for tile in tiles])
     area = box(*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0))
     frame = load_footprints(project, area).frame
@@ -100,15 +102,17 @@ def apply(
     return Applied(folder, done, unknown, verified, text)
 
 
-def _gather(known: Path, file: Path | None) -> dict[str, Annotation]:
+def _gather(project: Project, file: Path | None) -> dict[str, Annotation]:
     """Return all annotations of the case, after adding those of `file` to them."""
+    known = project.paths.annotations
     if file is not None and file.resolve() != known.resolve():
-        judged = add_annotations(known, read_annotations(file).values())
-    else:
-        judged = read_annotations(known)
-    if not judged:
-        raise AnnotationsError(f"{file or known}: holds no annotation; judge a building first")
-    return judged
+        if entries := read_annotations(file):
+            return add_annotations(project, entries.values())
+    elif store_path(project).exists():
+        return settled(project)  # none at all, if all were undone
+    elif entries := read_annotations(known):
+        return entries
+    raise AnnotationsError(f"{file or known}: holds no annotation; judge a building first")
 
 
 def _correct(

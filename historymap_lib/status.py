@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from historymap_lib import artifacts, steps
+from historymap_lib.annotation_store import VERDICTS, AnnotationStore, store_path, unpublished
 from historymap_lib.annotations import read as read_annotations
 from historymap_lib.errors import AnnotationsError, HistorymapError, PhotoError
 from historymap_lib.fingerprints import looking_once, tree
@@ -106,7 +107,7 @@ def _read(project: Project) -> Status:
         _item("model", paths.model, "train", lambda _: _model(paths.models / "metrics.json"), reasons),
         _item("probability", paths.probability, "predict", _probability, reasons),
         _item("verdicts", paths.verified, "verify", _verdicts, reasons),
-        _annotations(paths.annotations),
+        _annotations(project),
     ]
     jobs = _jobs(paths.jobs, odd)
     current = next((job for job in jobs if job["state"] in ACTIVE), None)
@@ -194,18 +195,23 @@ def _verdicts(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return text, counts
 
 
-def _annotations(path: Path) -> Item:
+def _annotations(project: Project) -> Item:
+    path, store = project.paths.annotations, store_path(project)
+    files = [file for file in (store, store.with_name(f"{store.name}-wal"), path) if file.exists()]
     try:
-        judged = read_annotations(path, missing_ok=True).values()
+        clicked = AnnotationStore(store).get().values() if store.exists() else None
+        verdicts = [
+            item.verdict for item in (read_annotations(path, missing_ok=True).values() if clicked is None else clicked)
+        ]
+        waiting = unpublished(project)
     except AnnotationsError as error:
-        return Item("annotations", str(path), None, exists=path.exists(), made_at=None, text=str(error))
-    facts: dict[str, Any] = {"annotations": len(judged)}
-    for verdict in ("existed", "not_existed", "unsure"):
-        facts[verdict] = sum(annotation.verdict == verdict for annotation in judged)
-    text = f"{len(judged)} buildings"
-    if not path.exists():
+        return Item("annotations", str(path), None, exists=bool(files), made_at=None, text=str(error))
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+    facts = {"annotations": len(verdicts), **counts, "waiting": waiting}
+    text = f"{len(verdicts)} buildings" + (f", {waiting} changes not applied yet" if waiting else "")
+    if not files:
         return Item("annotations", str(path), None, exists=False, made_at=None, text=text, facts=facts)
-    return _brought("annotations", [path], text, facts)
+    return _brought("annotations", files, text, facts)
 
 
 def _jobs(folder: Path, odd: list[str]) -> list[dict[str, Any]]:

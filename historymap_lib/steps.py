@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from historymap_lib import artifacts
+from historymap_lib.annotation_store import unpublished
 from historymap_lib.errors import AnnotationsError, FootprintsError, StepError
 from historymap_lib.imagery import photo_files
 from historymap_lib.settings import FileFootprints
@@ -194,7 +195,7 @@ def check(project: Project, name: str, parameters: dict[str, Any], *, coming: It
             raise FootprintsError(f"{path}: there is no such file; give another in footprints.path of {project.file}")
     if name == "apply-annotations":
         file = parameters.get("file") or project.paths.annotations
-        if not Path(file).exists():
+        if not Path(file).exists() and not (file == project.paths.annotations and unpublished(project)):
             raise AnnotationsError(f"{file}: there are no annotations; judge a building first")
     return step
 
@@ -272,6 +273,13 @@ def why_outdated(project: Project, step: Step, parameters: dict[str, Any]) -> st
     settings = manifest["settings"]
     if project.settings(*settings) != settings:
         return "its settings have changed"
+    return _what_changed(project, step, manifest)
+
+
+def _what_changed(project: Project, step: Step, manifest: dict[str, Any]) -> str | None:
+    """Return what of the inputs and the code of a step is not as it was, or None."""
+    if "annotations" in step.reads and (count := unpublished(project)):
+        return f"annotations have changed {count} time{'s' if count > 1 else ''}"
     changed = [path for path, known in manifest["inputs"].items() if artifacts.fingerprint(Path(path)) != known]
     changed += [name for name, known in manifest["code"].items() if artifacts.code_fingerprint(name) != known]
     return f"{changed[0]} has changed" if changed else None

@@ -18,7 +18,7 @@ import rasterio
 from shapely import box
 
 from historymap_lib import alignment, artifacts, evidence, zonal
-from historymap_lib.annotations import read as read_annotations
+from historymap_lib.annotation_store import settled
 from historymap_lib.calibration import FEW, TwoGroups
 from historymap_lib.errors import PhotoError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
@@ -47,7 +47,16 @@ VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
 CODE = tuple(
     f"historymap_lib.{name}"
     for name in (
-        *("verification", "alignment", "annotations", "calibration", "evidence", "footprints", "footprints_osm"),
+        *(
+            "verification",
+            "alignment",
+            "annotations",
+            "annotation_store",
+            "calibration",
+            "evidence",
+            "footprints",
+            "footprints_osm",
+        ),
         *("imagery", "outlines", "phantoms", "probability", "windows", "zonal"),
     )
 )
@@ -75,12 +84,12 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
     paths = project.paths
     if not paths.probability.exists():
         raise VerificationError(f"{paths.probability}: there are no probabilities; run predict first")
+    judged = settled(project)
     # hashed before they are read: what is clicked meanwhile makes these verdicts out of date
     sources = [paths.probability, project.resolve(project.footprints.path), paths.annotations]  # type: ignore[union-attr]
     with suppress(PhotoError):
         sources += photo_files(project)
     inputs = artifacts.fingerprints(sources)
-    judged = read_annotations(paths.annotations, missing_ok=True)
     found = load_footprints(project, _area(paths.probability, project))
     print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
     with _photo(project) as photo:

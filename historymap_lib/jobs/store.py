@@ -1,32 +1,22 @@
-"""What is known of each job, in one SQLite file that any number of processes write and read.
-
-Every operation opens the file, does one short transaction and closes it again: nothing is held, so nothing is lost with
-a process, and threads and forks need no care. Writers wait for each other (write-ahead log, busy timeout); readers wait
-for nobody.
-"""
+"""What is known of each job, in one SQLite file that any number of processes write and read."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
+from historymap_lib.database import Database, Kind
 from historymap_lib.errors import JobsError
 from historymap_lib.jobs.processes import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import sqlite3
     from pathlib import Path
 
 VERSION = 1
-PATIENCE = 60.0
-"""Seconds to wait for another writer."""
 ACTIVE = ("running", "cancelling")
 UNFINISHED = ("pending", *ACTIVE)
 ENDED = ("cancelled", "completed", "failed", "crashed")
@@ -60,6 +50,13 @@ CREATE TABLE jobs (
 );
 CREATE INDEX jobs_state ON jobs (state);
 """
+
+
+class StoreUnavailableError(JobsError):
+    """The store cannot be written just now: no room on the disk, or another program keeps it."""
+
+
+KIND = Kind(SCHEMA, VERSION, JobsError, StoreUnavailableError, "store of jobs", "move it away, and a new one is made")
 
 
 @dataclass(frozen=True)
@@ -141,13 +138,12 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._prepare()
+        self.path, self._database = path, Database(path, KIND)
 
     def add(self, rows: list[dict[str, Any]]) -> list[int]:
         """Queue jobs, all or none, and return their numbers; in a row `after` -n means the n-th before it."""
         numbers: list[int] = []
-        with self._transaction() as db:
+        with self._database.transaction() as db:
             for row in rows:
                 after = row.get("after")
                 values = row | {
@@ -181,93 +177,21 @@ class Store:
     def find(self, condition: str, *values: Any, order: str = "id", limit: int = -1) -> list[Record]:
         """Return the jobs that meet an SQL condition."""
         query = f"SELECT * FROM jobs WHERE {condition} ORDER BY {order} LIMIT {limit}"  # noqa: S608 - ours
-        with self._opened() as db:
+        with self._database.opened() as db:
             return [_record(row) for row in db.execute(query, values)]
 
     def change(self, number: int, *states: str, **values: Any) -> bool:
         """Set columns of a job if it is in one of the states; return whether it was."""
         names = ", ".join(f"{name} = ?" for name in values)
         query = f"UPDATE jobs SET {names} WHERE id = ? AND state IN ({_marks(states)})"  # noqa: S608 - our names
-        with self._transaction() as db:
+        with self._database.transaction() as db:
             return db.execute(query, (*values.values(), number, *states)).rowcount == 1
 
     def delete(self, numbers: list[int]) -> None:
         """Forget jobs that have ended."""
-        with self._transaction() as db:
+        with self._database.transaction() as db:
             query = f"DELETE FROM jobs WHERE id = ? AND state IN ({_marks(ENDED)})"  # noqa: S608
             db.executemany(query, [(number, *ENDED) for number in numbers])
-
-    @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        try:
-            db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
-        except sqlite3.Error as error:
-            raise self._told(error) from error
-        try:
-            db.row_factory = sqlite3.Row
-            yield db
-        except sqlite3.Error as error:
-            raise self._told(error) from error
-        finally:
-            db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection that holds the right to write, so that what is read stays true until it is written."""
-        with self._opened() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    def _prepare(self) -> None:
-        """Make the tables, unless they are there; one process at a time, since the log is switched on by locking."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists() and self._version() == VERSION:
-                return
-            with FileLock(self.path.with_suffix(".lock"), timeout=PATIENCE):
-                self._make()
-        except Timeout as error:
-            raise JobsError(f"{self.path}: another program has locked it; end that, and try again") from error
-        except OSError as error:
-            raise JobsError(f"{self.path}: {error.strerror}; give access or make room, and try again") from error
-
-    def _version(self) -> int:
-        with self._opened() as db:
-            version = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if version > VERSION:
-            raise JobsError(f"{self.path}: was made by a newer historymap; update this one")
-        return version
-
-    def _make(self) -> None:
-        if self._version() == VERSION:
-            return
-        with self._opened() as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-
-    def _told(self, error: sqlite3.Error) -> JobsError:
-        kind, text = getattr(error, "sqlite_errorname", ""), str(error)
-        if kind.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            said = f"{self.path}: another program has kept it for {PATIENCE:.0f} s; end that, and try again"
-            return StoreUnavailableError(said)
-        if kind.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-            said = f"{self.path}: cannot be written ({text}); make room on the disk, and try again"
-            return StoreUnavailableError(said)
-        if kind.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-            return JobsError(f"{self.path}: is no store of jobs ({text}); move it away, and a new one is made")
-        if kind.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-            return JobsError(f"{self.path}: {text}; it belongs to somebody else, ask for access to it")
-        return JobsError(f"{self.path}: {text}; move it away, and a new one is made")
-
-
-class StoreUnavailableError(JobsError):
-    """The store cannot be written just now: no room on the disk, or another program keeps it."""
 
 
 def _record(row: sqlite3.Row) -> Record:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from historymap_lib.database import PATIENCE
 from historymap_lib.errors import JobsError
 from historymap_lib.jobs import logs
 from historymap_lib.jobs.processes import TOKEN, Identity
-from historymap_lib.jobs.store import PATIENCE, UNFINISHED
+from historymap_lib.jobs.store import UNFINISHED
 from historymap_lib.progress import PROGRESS
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from contextlib import closing
 import pytest
 from job_fixtures import PATIENCE, TRUE, guards, helper, quick, town_of, until, workers
 
+from historymap_lib import database
 from historymap_lib.errors import JobsError
 from historymap_lib.jobs import Jobs, store
 from historymap_lib.jobs.store import Store
@@ -139,8 +140,8 @@ def test_a_worker_that_finds_the_store_locked_waits_and_forgets_nothing(town):
 
 
 def test_patience_is_a_minute_and_then_there_is_a_sentence(town, monkeypatch):
-    assert store.PATIENCE == 60
-    monkeypatch.setattr(store, "PATIENCE", 0.3)
+    assert database.PATIENCE == 60
+    monkeypatch.setattr(database, "PATIENCE", 0.3)
     path = Jobs(town).store.path
     other = helper(KEEP, path, 60, "writing", stdout=subprocess.PIPE)
     assert other.stdout.readline() == "locked\n"

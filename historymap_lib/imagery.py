@@ -73,8 +73,8 @@ class Photo:
         for source in self._sources:
             if not valid.all() and source.touches(self.grid.bounds_of(window)):
                 pixels, covered = source.read(window)
-                take = covered & ~valid
-                grey[take], valid[take] = np.maximum(pixels[take], 1), True
+                np.copyto(grey, np.maximum(pixels, 1), where=covered & ~valid)
+                valid |= covered
         return grey, valid
 
 
@@ -237,7 +237,9 @@ class _Source:
             except RasterioError as error:
                 raise self._damaged(error) from error
             bands = values[: len(self._bands)]
-            covered = (values[len(self._bands) :] > 0).all(axis=0) & np.isfinite(bands).all(axis=0)
+            covered = (values[len(self._bands) :] > 0).all(axis=0)
+            if values.dtype.kind == "f":
+                covered &= np.isfinite(bands).all(axis=0)
             if self._hidden is not None:
                 covered &= (bands != self._hidden).any(axis=0)
             part = np.s_[top - window.row_off : bottom - window.row_off, left - window.col_off : right - window.col_off]
@@ -251,7 +253,9 @@ class _Source:
             grey: np.ndarray = self._palette[np.minimum(bands[0], len(self._palette) - 1)]
             return grey
         values = _brightness(bands)
-        return values.round().astype(np.uint8) if self._stretch is None else self._stretch(values)
+        if self._stretch is not None:
+            return self._stretch(values)
+        return values if values.dtype == np.uint8 else values.round().astype(np.uint8)
 
     def _measure(self, dataset: rasterio.DatasetReader) -> _Stretch:
         """Return the stretch from the chosen percentiles of a reduced read."""

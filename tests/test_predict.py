@@ -143,16 +143,18 @@ def test_windows_are_fit_for_the_network_and_cover_each_block_with_a_margin(**wh
 
 
 def test_the_answer_at_a_seam_passes_from_one_window_to_the_next_without_a_step():
-    photo = FakePhoto(np.full((64, 1024), 9, np.uint8))
-    layout = Layout(photo.grid, Folds(2, 4096.0, WEST, NORTH), 256, 0.25)
+    grey = np.broadcast_to(1 + np.arange(1024) // 256, (64, 1024)).astype(np.uint8)
+    layout = Layout(FakePhoto(grey).grid, Folds(2, 4096.0, WEST, NORTH), 256, 0.25)
     asked = []
 
     def by_turns(windows):  # neighbours differ as much as they can
         asked.extend(windows)
-        return np.stack([np.full_like(window, FULL * (len(asked) % 2)) for window in windows])
+        turns = [window[:, layout.window // 2].max() % 2 for window in windows]
+        return np.stack([np.full_like(window, FULL * turn) for window, turn in zip(windows, turns, strict=True)])
 
-    found, _ = write(photo, layout, [by_turns, by_turns], batch=1)
+    found, _ = write(FakePhoto(grey), layout, [by_turns, by_turns], batch=1)
     assert len(asked) == 4
+    assert {found[32].min(), found[32].max()} == {0, FULL}
     assert np.abs(np.diff(found[32].astype(int))).max() <= FULL / layout.margin
 
 

@@ -1,10 +1,9 @@
 """A network as a fast function from grey windows to probabilities, by torch or by OpenVINO.
 
-Measured on 2 cores with AVX-512: the compact network runs at 7.6 Mpx/s in float32 and at 38 with 8-bit weights and
-activations (post-training quantisation by NNCF, calibrated on the photo itself), resnet18 at 1.4 and 5.6. torch called
-eagerly in float32 reached 0.8 and 0.2 beside other work, with a stride of 1. With the default stride of 2 torch alone
-does 5.6 on an idle machine, and reading, blending and starting weigh as much as the network. torch stays for GPUs and
-where OpenVINO is not installed.
+Measured on 2 cores with AVX-512: the compact network runs at 12 Mpx/s in float32 and at 36 with 8-bit weights and
+activations (post-training quantisation by NNCF, calibrated on the photo itself), resnet18 at 1.5 and 6.8, which is
+about what the processor can multiply. torch called eagerly in float32 does 5.6 and 1.2. torch stays for GPUs and where
+OpenVINO is not installed.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ STREAMS = min(4, os.cpu_count() or 1)
 every layer do less (measured: 30 and 37 Mpx/s on 2 cores). More than four would only cost memory."""
 TRACED = 64
 """Pixels along the windows that the network is traced on; which does not matter, but large ones take seconds."""
-PAYS_OFF = 30_000_000
-"""Pixels a member from which 8 bits pay. Measured on 2 cores: they cost 2 s for widths and 23 s for resnet18, and save
-0.1 s and 0.5 s a million pixels."""
+PAYS_OFF = 20_000_000
+"""Pixels a member from which 8 bits pay. Measured on 2 cores: they cost 1.5 s for widths and 6 s for resnet18, and save
+0.06 s and 0.5 s a million pixels."""
 
 
 class Runner(Protocol):

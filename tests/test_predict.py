@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -255,6 +257,37 @@ def test_an_old_raster_stays_whole_until_the_new_one_is_finished(tmp_path, monke
     assert not list(project.paths.predictions.glob(f"{artifacts.PARTIAL}*"))
     one_model(project, value=0.25)
     assert predict(project, picture=False).raster.read_bytes() != before
+
+
+def test_breaking_off_waits_for_the_batches_at_work_alone():
+    photo = FakePhoto(np.full((64, 64 * 40), 9, np.uint8))
+    layout = Layout(photo.grid, Folds(2, 32.0, WEST, NORTH), 64, 0.0)
+    asked = []
+
+    def interrupted(windows):
+        asked.append(len(windows))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        return windows
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        write(photo, layout, [interrupted, interrupted])
+    assert len(asked) <= 3 + predicting.AHEAD
+    assert threading.active_count() == before
+
+
+def test_answers_that_come_out_of_order_are_put_in_their_places():
+    photo = FakePhoto(textured(300, 400, 3))
+    layout = Layout(photo.grid, Folds(2, 32.0, WEST, NORTH), 64, 0.25)
+
+    def slow_now_and_then(windows):
+        time.sleep(0.005 * (int(windows.sum()) % 3))
+        return windows
+
+    found, _ = write(photo, layout, [slow_now_and_then] * 2)
+    assert (found == np.where(photo.grey > 0, photo.grey, NO_DATA)).all()
 
 
 def test_a_model_of_another_resolution_is_refused(tmp_path):

@@ -2,7 +2,7 @@
 
 Measured on 2 cores with AVX-512: the compact network runs at 12 Mpx/s in float32 and at 36 with 8-bit weights and
 activations (post-training quantisation by NNCF, calibrated on the photo itself), resnet18 at 1.5 and 6.8, which is
-about what the processor can multiply. torch called eagerly in float32 does 5.6 and 1.2. torch stays for GPUs and where
+about what the processor can multiply. torch called eagerly in float32 does 5.7 and 1.0. torch stays for GPUs and where
 OpenVINO is not installed.
 """
 

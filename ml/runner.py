@@ -1,10 +1,9 @@
 """A network as a fast function from grey windows to probabilities, by torch or by OpenVINO.
 
-Measured on 2 cores with AVX-512: the compact network runs at 7.6 Mpx/s in float32 and at 38 with 8-bit weights and
-activations (post-training quantisation by NNCF, calibrated on the photo itself), resnet18 at 1.4 and 5.6. torch called
-eagerly in float32 reached 0.8 and 0.2 beside other work, with a stride of 1. With the default stride of 2 torch alone
-does 5.6 on an idle machine, and reading, blending and starting weigh as much as the network. torch stays for GPUs and
-where OpenVINO is not installed.
+Measured on 2 cores with AVX-512: the compact network runs at 12 Mpx/s in float32 and at 36 with 8-bit weights and
+activations (post-training quantisation by NNCF, calibrated on the photo itself), resnet18 at 1.5 and 6.8, which is
+about what the processor can multiply. torch called eagerly in float32 does 5.7 and 1.0. torch stays for GPUs and where
+OpenVINO is not installed.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ import contextlib
 import importlib.util
 import io
 import logging
+import os
 import sys
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -30,15 +30,25 @@ from ml.model import normalise
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+
     from historymap_lib.settings import Prediction
 
-PAYS_OFF = 30_000_000
-"""Pixels a member from which 8 bits pay. Measured on 2 cores: they cost 2 s for widths and 23 s for resnet18, and save
-0.1 s and 0.5 s a million pixels."""
+STREAMS = min(4, os.cpu_count() or 1)
+"""Batches that OpenVINO works on at once, each on its share of the cores: two threads that wait for each other after
+every layer do less (measured: 30 and 37 Mpx/s on 2 cores). More than four would only cost memory."""
+TRACED = 64
+"""Pixels along the windows that the network is traced on; which does not matter, but large ones take seconds."""
+PAYS_OFF = 20_000_000
+"""Pixels a member from which 8 bits pay. Measured on 2 cores: they cost 1.5 s for widths and 6 s for resnet18, and save
+0.06 s and 0.5 s a million pixels."""
 
 
 class Runner(Protocol):
-    """Maps grey windows (n, height, width; uint8) to probabilities in the same shape (uint8, 0 to 254)."""
+    """Maps grey windows (n, height, width; uint8) to probabilities in the same shape (uint8, 0 to 254).
+
+    May be called by several threads at once.
+    """
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         """Return the probabilities."""
@@ -80,19 +90,20 @@ class _Whole(nn.Module):
         self.network = network
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return the stored values, as floats."""
+        """Return the stored values."""
         logits = self.network(normalise(windows)[:, None])
-        return torch.round(torch.sigmoid(logits.float()[:, 0]) * FULL)
+        return torch.round(torch.sigmoid(logits.float()[:, 0]) * FULL).to(torch.uint8)
 
 
 class _Torch:
     def __init__(self, network: nn.Module, half: bool, where: torch.device) -> None:  # noqa: FBT001 - a value, no mode
         self._whole = runtime.place(_Whole(network.eval()), where)
         self._half, self._where = half, where
+        self._lock = threading.Lock()  # a call takes all cores, or the GPU, by itself
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast(self._where.type, torch.bfloat16, enabled=self._half):
-            answer: np.ndarray = self._whole(torch.from_numpy(windows).to(self._where)).byte().cpu().numpy()
+        with self._lock, torch.inference_mode(), torch.autocast(self._where.type, torch.bfloat16, enabled=self._half):
+            answer: np.ndarray = self._whole(torch.from_numpy(windows).to(self._where)).cpu().numpy()
         return answer
 
 
@@ -104,19 +115,30 @@ class _OpenVino:
         with _quiet():
             import openvino  # noqa: PLC0415 - only where it is used: it may not be installed
 
-            with torch.no_grad():
-                model = openvino.convert_model(_Whole(network.eval()), example_input=torch.from_numpy(samples[:1]))
+            model = _converted(_Whole(network.eval()), samples[:1, :TRACED, :TRACED])
             model.reshape([-1, *shape])
             if precision == "int8":
                 model = _quantised(model, samples)
         # left to itself OpenVINO takes bfloat16 also where it is slower: half as fast for resnet18 without AMX
         half = runtime.is_half("fp32" if precision == "int8" else precision, torch.device("cpu"))
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if half else "f32"}
-        self._request = openvino.Core().compile_model(model, "CPU", options)
+        options = {"NUM_STREAMS": STREAMS, "INFERENCE_PRECISION_HINT": "bf16" if half else "f32"}
+        self._model = openvino.Core().compile_model(model, "CPU", options)
+        self._of_thread = threading.local()
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
-        answer: np.ndarray = self._request([windows])[0].astype(np.uint8)
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._model.create_infer_request()
+        answer: np.ndarray = self._of_thread.request.infer([windows])[0]
         return answer
+
+
+def _converted(network: nn.Module, window: np.ndarray) -> Any:
+    """Return a network as OpenVINO sees it; torch's own check of the trace would cost as much as all the rest."""
+    import openvino  # noqa: PLC0415 - only where it is used: it may not be installed
+
+    with torch.no_grad():
+        traced = torch.jit.trace(network, torch.from_numpy(window), check_trace=False)  # type: ignore[no-untyped-call]
+        return openvino.convert_model(traced)
 
 
 def _quantised(model: Any, samples: np.ndarray) -> Any:

@@ -16,6 +16,7 @@ from rasterio.warp import transform as warp_points
 from rasterio.windows import Window
 from scipy.ndimage import center_of_mass, gaussian_filter, label, map_coordinates
 
+from historymap_lib import imagery
 from historymap_lib.errors import PhotoError
 from historymap_lib.imagery import open_photo, photo_files
 from historymap_lib.project import load
@@ -307,6 +308,27 @@ def test_no_data_by_value_or_mask_is_no_photo_and_the_rest_is(tmp_path, read, wh
     assert (valid == ~hidden).all()
     expected = values[0] if bands == 1 else np.tensordot(LUMA, values, axes=1).round()
     assert (pixels[valid] == expected[valid]).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("nodata", [None, 7])
+def test_a_photo_on_the_very_grid_reads_as_it_would_through_a_warped_view(
+    tmp_path, read, monkeypatch, dtype, bands, nodata
+):
+    values = noise.integers(1, 256, (bands, 90, 110)).astype(dtype)
+    values[:, 20:40] = 7
+    if dtype == "float32":
+        values[:, 50:60, 5:] = np.nan
+    photo = write(tmp_path / "a.tif", values, nodata=nodata)
+    window, bounds = Window(-10, -15, 140, 120), (WEST + 8, NORTH - 120, WEST + 130, NORTH - 5)
+    _, *plain = read(photo, window=window, bounds=bounds)
+    monkeypatch.setattr(imagery, "_aligned", lambda *_: None)
+    _, *warped = read(photo, window=window, bounds=bounds)
+    assert (plain[0] == warped[0]).all()
+    assert (plain[1] == warped[1]).all()
+    assert plain[1].any()
+    assert not plain[1].all()
 
 
 def test_a_colour_with_one_band_at_the_no_data_value_is_still_photo(tmp_path, read):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,16 +145,18 @@ def test_windows_are_fit_for_the_network_and_cover_each_block_with_a_margin(**wh
 
 
 def test_the_answer_at_a_seam_passes_from_one_window_to_the_next_without_a_step():
-    photo = FakePhoto(np.full((64, 1024), 9, np.uint8))
-    layout = Layout(photo.grid, Folds(2, 4096.0, WEST, NORTH), 256, 0.25)
+    grey = np.broadcast_to(1 + np.arange(1024) // 256, (64, 1024)).astype(np.uint8)
+    layout = Layout(FakePhoto(grey).grid, Folds(2, 4096.0, WEST, NORTH), 256, 0.25)
     asked = []
 
     def by_turns(windows):  # neighbours differ as much as they can
         asked.extend(windows)
-        return np.stack([np.full_like(window, FULL * (len(asked) % 2)) for window in windows])
+        turns = [window[:, layout.window // 2].max() % 2 for window in windows]
+        return np.stack([np.full_like(window, FULL * turn) for window, turn in zip(windows, turns, strict=True)])
 
-    found, _ = write(photo, layout, [by_turns, by_turns], batch=1)
+    found, _ = write(FakePhoto(grey), layout, [by_turns, by_turns], batch=1)
     assert len(asked) == 4
+    assert {found[32].min(), found[32].max()} == {0, FULL}
     assert np.abs(np.diff(found[32].astype(int))).max() <= FULL / layout.margin
 
 
@@ -253,6 +257,37 @@ def test_an_old_raster_stays_whole_until_the_new_one_is_finished(tmp_path, monke
     assert not list(project.paths.predictions.glob(f"{artifacts.PARTIAL}*"))
     one_model(project, value=0.25)
     assert predict(project, picture=False).raster.read_bytes() != before
+
+
+def test_breaking_off_waits_for_the_batches_at_work_alone():
+    photo = FakePhoto(np.full((64, 64 * 40), 9, np.uint8))
+    layout = Layout(photo.grid, Folds(2, 32.0, WEST, NORTH), 64, 0.0)
+    asked = []
+
+    def interrupted(windows):
+        asked.append(len(windows))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        return windows
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        write(photo, layout, [interrupted, interrupted])
+    assert len(asked) <= 3 + predicting.AHEAD
+    assert threading.active_count() == before
+
+
+def test_answers_that_come_out_of_order_are_put_in_their_places():
+    photo = FakePhoto(textured(300, 400, 3))
+    layout = Layout(photo.grid, Folds(2, 32.0, WEST, NORTH), 64, 0.25)
+
+    def slow_now_and_then(windows):
+        time.sleep(0.005 * (int(windows.sum()) % 3))
+        return windows
+
+    found, _ = write(photo, layout, [slow_now_and_then] * 2)
+    assert (found == np.where(photo.grey > 0, photo.grey, NO_DATA)).all()
 
 
 def test_a_model_of_another_resolution_is_refused(tmp_path):

@@ -247,6 +247,7 @@ class AnnotationStore:
                     save_annotations(path, told.values())
                 db.execute("DELETE FROM published")
                 db.execute("INSERT INTO published SELECT coalesce(max(id), 0) FROM events")
+            self._database.checkpoint()
         return told
 
     def _answer(self, kind: str, query: str, annotator: str) -> Event | None:

@@ -53,7 +53,7 @@ THUMBNAIL = 320
 
 @dataclass(frozen=True)
 class Report:
-    """What became of one notebook; `state` is waiting, running, done, failed or left out."""
+    """What became of one notebook; `state` is waiting, running, done, failed, left out or broken off."""
 
     name: str
     title: str
@@ -86,19 +86,23 @@ def run_notebooks(project: Project, folder: Path, *, force: bool = False) -> lis
     """
     source = notebook_folder()
     reports = [Report(name, _title(source / f"{name}.ipynb")) for name in NOTEBOOKS]
-    for index, report in enumerate(reports):
-        if report.name == "6_apply_annotations" and not (project.paths.annotations.exists() or unpublished(project)):
-            reports[index] = replace(report, state="left out", said="nobody has judged a building yet")
-            continue
-        reports[index] = replace(report, state="running")
+    try:
+        for index, report in enumerate(reports):
+            if report.name == "6_apply_annotations" and not (
+                project.paths.annotations.exists() or unpublished(project)
+            ):
+                reports[index] = replace(report, state="left out", said="nobody has judged a building yet")
+                continue
+            reports[index] = replace(report, state="running")
+            _write_index(project, folder, reports)
+            print(f"== {report.title}", flush=True)  # noqa: T201 - for whoever looks
+            given = _parameters(project, report, force=force)
+            reports[index] = _run(source / f"{report.name}.ipynb", folder, report, given)
+            if reports[index].state == "failed":
+                break
+    finally:
+        reports = [replace(one, state="broken off") if one.state == "running" else one for one in reports]
         _write_index(project, folder, reports)
-        print(f"== {report.title}", flush=True)  # noqa: T201 - for whoever looks
-        reports[index] = _run(
-            source / f"{report.name}.ipynb", folder, report, _parameters(project, report, force=force)
-        )
-        if reports[index].state == "failed":
-            break
-    _write_index(project, folder, reports)
     return reports
 
 

@@ -1,6 +1,6 @@
 """One SQLite file that any number of processes write and read, and errors that say what to do.
 
-Every operation opens the file, does one short transaction and closes it again: nothing is held, so nothing is lost with
+Every operation opens the file, does one short transaction and closes it again: no lock is held, so nothing is lost with
 a process, and threads and forks need no care. Writers wait for each other; with the write-ahead log readers wait for
 nobody.
 """
@@ -8,6 +8,7 @@ nobody.
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,6 +62,9 @@ class Database:
     def __init__(self, path: Path, kind: Kind) -> None:
         self.path, self._kind = path, kind
         self._prepare()
+        if kind.durable:
+            self._keep_log()
+            self.checkpoint()
 
     @contextmanager
     def opened(self) -> Iterator[sqlite3.Connection]:
@@ -73,6 +77,7 @@ class Database:
             db.row_factory = sqlite3.Row
             if self._kind.durable:
                 db.execute("PRAGMA synchronous = FULL")
+                db.execute("PRAGMA wal_autocheckpoint = 0")
             yield db
         except sqlite3.Error as error:
             raise self._told(error) from error
@@ -91,6 +96,24 @@ class Database:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+
+    def checkpoint(self) -> None:
+        """Move what the write-ahead log holds into the file itself, so that the file alone is all there is."""
+        with self.opened() as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _keep_log(self) -> None:
+        """Keep others from changing the file itself while it is in use: a copy taken meanwhile shall open.
+
+        The last connection that closes moves the log into the file, in place. One that may only read cannot, so it
+        stays open until the end.
+        """
+        try:
+            keeper = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            weakref.finalize(self, keeper.close)
+            keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            raise self._told(error) from error
 
     def _prepare(self) -> None:
         """Make the tables, unless they are there; one process at a time, since the log is switched on by locking."""

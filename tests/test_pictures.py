@@ -102,6 +102,8 @@ def test_the_histogram_is_drawn_whatever_there_is(tmp_path, probabilities):
 def test_the_dashed_lines_stand_at_the_thresholds_of_the_settings(tmp_path, monkeypatch):
     lines = []
     write = figures.write_figure
-    monkeypatch.setattr(figures, "write_figure", lambda figure, path: (lines.extend(figure.axes[0].lines), write(figure, path)))
+    monkeypatch.setattr(
+        figures, "write_figure", lambda figure, path: (lines.extend(figure.axes[0].lines), write(figure, path))
+    )
     drawn(verdicts_of([0.2, 0.5]), tmp_path, Verification(existed_from=0.7, not_existed_to=0.3))
     assert sorted(line.get_xdata()[0] for line in lines) == [0.3, 0.7]

@@ -63,7 +63,10 @@ function render({ model, el }) {
     show();
     pane.focus();
   });
-  download.addEventListener("click", () => model.send({ action: "download", view: name }));
+  download.addEventListener("click", () => {
+    pieces = []; // of one that broke off
+    model.send({ action: "download", view: name });
+  });
   model.on("change:lines", show);
   model.on("change:note", show);
   model.on("msg:custom", receive);

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Any, Protocol
 
 from IPython.core.getipython import get_ipython
 
+log = logging.getLogger(__name__)
 TICK = 0.05
 """Seconds between two looks at what is due."""
 SHARE = 0.25
@@ -64,7 +66,10 @@ class Refresher:
                 due = [panel for panel, when in self._due.items() if when <= time.monotonic()]
             for panel in due:
                 start = time.monotonic()
-                panel.refresh()
+                try:
+                    panel.refresh()
+                except Exception:  # one panel must not stop the others
+                    log.exception("a panel of the workbench failed")
                 now = time.monotonic()
                 with self._lock:
                     if panel in self._due:

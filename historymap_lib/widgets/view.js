@@ -33,8 +33,8 @@ function children(from, to) {
 function values(element) {
   const form = element.closest("form");
   const found = {};
-  for (const { name, type, checked, value } of form?.elements ?? [])
-    if (name) found[name] = type === "checkbox" ? checked : value;
+  for (const { name, type, checked, value, validity } of form?.elements ?? [])
+    if (name) found[name] = type === "checkbox" ? checked : validity.badInput ? "no number" : value;
   return found;
 }
 

@@ -16,7 +16,8 @@ from job_fixtures import PATIENCE, TRUE, hold, quick, town_of, until
 from job_fixtures import said as printed
 from widget_fixtures import HOSTILE, page, press, said, text_of, words
 
-from historymap_lib.jobs import Jobs, store
+from historymap_lib import database
+from historymap_lib.jobs import Jobs
 from historymap_lib.project import load
 from historymap_lib.widgets.case import Case
 from historymap_lib.widgets.job_panel import ENDED, JobPanel
@@ -294,7 +295,7 @@ def test_a_store_that_is_none_is_one_sentence_until_it_is_put_right(quiet):
 
 def test_a_store_that_another_program_keeps_is_one_sentence_until_it_lets_go(quiet, monkeypatch):
     (job,) = add(quiet, "fine", state="completed", finished=2.0)
-    monkeypatch.setattr(store, "PATIENCE", 0.05)
+    monkeypatch.setattr(database, "PATIENCE", 0.05)
     panel = JobPanel(Case(quiet.file), LogView())
     with closing(sqlite3.connect(quiet.paths.jobs / "jobs.db", isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")

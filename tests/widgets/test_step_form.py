@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from case_fixtures import change, make_case
 from job_fixtures import PATIENCE, hold, town_of
@@ -50,8 +52,10 @@ def test_each_parameter_of_the_table_has_a_field_that_shows_the_setting(case, na
     for field, parameter in zip(fields, step.parameters, strict=False):
         assert field["type"] == kinds.get(parameter.kind, "text")
         assert parameter.help in words(field.parent)
-        if parameter.kind is not bool:
+        if parameter.kind is int:
             assert field["placeholder"] == parameter.default(case.project)
+        if parameter.kind is Path and parameter.setting:  # as it may be typed, from the root of the case
+            assert str(case.project.resolve(field["placeholder"])) == parameter.default(case.project)
     assert words(page(form).select_one("h3")) == name.replace("-", " ")
     assert step.help in words(page(form))
 

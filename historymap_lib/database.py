@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 """Seconds to wait for another writer."""
+LOG = 1 << 22
+"""Bytes of the write-ahead log of a durable file from which on it is emptied when the file is opened."""
 NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.davfs", "fuse.glusterfs", "fuse.rclone", "fuse.sshfs",
     "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb2", "smb3", "smbfs",
@@ -64,7 +66,8 @@ class Database:
         self._prepare()
         if kind.durable:
             self._keep_log()
-            self.checkpoint()
+            if self._log_size() > LOG:
+                self.checkpoint()
 
     @contextmanager
     def opened(self) -> Iterator[sqlite3.Connection]:
@@ -98,12 +101,19 @@ class Database:
                 raise
 
     def checkpoint(self) -> None:
-        """Move what the write-ahead log holds into the file itself, so that the file alone is all there is."""
+        """Move what the write-ahead log holds into the file itself, so that the file alone is all there is.
+
+        The one moment in which a copy of a durable file could be torn, so it is rare.
+        """
         with self.opened() as db:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
+    def _log_size(self) -> int:
+        log = self.path.with_name(f"{self.path.name}-wal")
+        return log.stat().st_size if log.exists() else 0
+
     def _keep_log(self) -> None:
-        """Keep others from changing the file itself while it is in use: a copy taken meanwhile shall open.
+        """Keep SQLite from changing the file itself whenever it likes: a copy taken meanwhile shall open.
 
         The last connection that closes moves the log into the file, in place. One that may only read cannot, so it
         stays open until the end.

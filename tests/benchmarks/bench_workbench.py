@@ -75,9 +75,9 @@ def watch(browser: Browser, folder: Path, lines: int, *, peer: bool) -> dict[str
             )
         else:
             Jobs(load(file)).submit_command("fast", [sys.executable, "-c", code])
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not page.evaluate("() => window.seen") and time.monotonic() < until:
-            lab.form("generate training").locator("summary").click(timeout=60_000)
+            lab.form("generate training").locator("summary").click(timeout=300_000)
             page.wait_for_timeout(200)
         result: dict[str, Any] = page.evaluate("() => ({seen: window.seen, tasks: window.tasks, waits: window.waits})")
     return {

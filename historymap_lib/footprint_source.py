@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
 
 
-def load_footprints(project: Project, area: Polygon) -> footprints.Footprints:
-    """Read today's buildings of a case that touch `area` (in its CRS).
+def load_footprints(project: Project, area: Polygon | None = None) -> footprints.Footprints:
+    """Read today's buildings of a case, those that touch `area` (in its CRS) where one is given.
 
     Raises:
         FootprintsError: they cannot be read, or none lies in the area.

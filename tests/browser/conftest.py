@@ -24,7 +24,7 @@ def pytest_runtest_makereport(item):
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it keeps a loop of asyncio running, which tests of other modules must not find
 def chromium():
     """A browser that was started."""
     program = chromium_path()

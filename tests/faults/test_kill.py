@@ -87,6 +87,7 @@ class Nursery:
         arguments: list[str],
         *,
         kill_after: float | None = None,
+        kill_on: str = "",
         how: int = signal.SIGKILL,
         room: int = 0,
         die_at: int = 0,
@@ -97,18 +98,23 @@ class Nursery:
         Args:
             arguments: of the command.
             kill_after: seconds after which it gets the signal `how`.
+            kill_on: what it has printed when it gets the signal.
             how: the signal.
             room: the size in bytes that no file may exceed; 0 for any.
             die_at: which change of a file in `folder` it shall not live to make; 0 for none.
             folder: where these are counted.
 
         """
+        self.log.unlink(missing_ok=True)
         order = {"arguments": arguments, "log": str(self.log), "room": room, "die_at": die_at, "folder": folder}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         child = int(self._process.stdout.readline())
-        if kill_after is not None:
-            time.sleep(kill_after)
+        if kill_on:
+            while not self.log.exists() or kill_on not in self.log.read_text():
+                time.sleep(0.001)
+        if kill_on or kill_after is not None:
+            time.sleep(kill_after or 0)
             os.kill(child, how)
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -287,12 +293,10 @@ def test_on_a_full_disk_there_is_one_sentence_and_the_old_artifact(switched, nur
 def test_ctrl_c_ends_with_130_and_leaves_the_old_tiles(tmp_path, nursery):
     case = load(make_case(tmp_path, tiles={"size": 64, "count": 64}))
     command = ["run", "generate-training", "--config", str(case.file), "--force"]
-    start = time.perf_counter()
     assert nursery.run(command) == 0
-    seconds = time.perf_counter() - start
     before = artifacts.fingerprint(case.paths.training)
     change(case.file, "tiles", count=60)
-    assert nursery.run(command, kill_after=seconds / 2, how=signal.SIGINT) == 130
+    assert nursery.run(command, kill_on="tiles: ", how=signal.SIGINT) == 130
     assert nursery.log.read_text().count("historymap: interrupted") == 1
     assert "Traceback" not in nursery.log.read_text()
     assert artifacts.fingerprint(case.paths.training) == before

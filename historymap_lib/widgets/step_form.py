@@ -36,7 +36,7 @@ class StepForm(Panel):
             blocked = ""
         except HistorymapError as error:
             blocked = self._case.short(str(error))
-        outdated = self._outdated()
+        outdated, busy = self._outdated(), step.name in coming
         reason = f"due, {self._case.short(outdated)}" if outdated else "up to date"
         return {
             "step": step.name,
@@ -45,9 +45,9 @@ class StepForm(Panel):
             "fields": [
                 _field(parameter, self._case.short(parameter.default(project))) for parameter in step.parameters
             ],
-            "state": "blocked" if blocked else {None: "unknown", "": "good"}.get(outdated, "due"),
+            "state": "busy" if busy else "blocked" if blocked else {None: "unknown", "": "good"}.get(outdated, "due"),
             "blocked": blocked,
-            "reason": "queued or running" if step.name in coming else "" if outdated is None else reason,
+            "reason": "queued or running" if busy else "" if outdated is None else reason,
         }
 
     def _outdated(self) -> str | None:

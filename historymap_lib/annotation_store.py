@@ -157,19 +157,20 @@ class AnnotationStore:
             return ""
         return f"{self.path} is on a drive of another machine: saving is slower there, but as safe as that drive is"
 
-    def save(self, judgement: Judgement) -> int:
-        """Store a judgement and return its number; it is on the disk then.
+    def save(self, *judgements: Judgement) -> list[int]:
+        """Store judgements, all or none, and return their numbers; they are on the disk then.
 
         Raises:
             AnnotationsError: there is no such verdict or building id, or it cannot be written.
 
         """
-        if judgement.verdict not in VERDICTS:
-            raise AnnotationsError(f"{judgement.verdict!r} is no verdict; it is one of {', '.join(VERDICTS)}")
-        if not BUILDING.fullmatch(judgement.building):
-            raise AnnotationsError(f"{judgement.building!r} is no building; name it as way/123 or relation/123")
+        for judgement in judgements:
+            if judgement.verdict not in VERDICTS:
+                raise AnnotationsError(f"{judgement.verdict!r} is no verdict; it is one of {', '.join(VERDICTS)}")
+            if not BUILDING.fullmatch(judgement.building):
+                raise AnnotationsError(f"{judgement.building!r} is no building; name it as way/123 or relation/123")
         with self._database.transaction() as db:
-            return _insert(db, "judged", judgement)
+            return [_insert(db, "judged", judgement) for judgement in judgements]
 
     def undo(self, annotator: str) -> Event | None:
         """Undo the latest judgement of a person that still holds, and return it; None where there is none."""
@@ -191,6 +192,10 @@ class AnnotationStore:
     def get(self) -> dict[str, Event]:
         """Return what holds now by building: the latest word, whoever said it."""
         return {event.building: event for event in self._events("SELECT * FROM current ORDER BY building")}
+
+    def holding(self, building: str) -> Event | None:
+        """Return what holds now of one building, or None."""
+        return next(iter(self._events("SELECT * FROM current WHERE building = ?", building)), None)
 
     def by_person(self) -> list[Event]:
         """Return the latest word of each person on each building."""

@@ -50,6 +50,10 @@ class EvaluationError(HistorymapError):
     """Verdicts cannot be measured against a truth table."""
 
 
+class DisplayError(HistorymapError):
+    """The photo or the probabilities cannot be shown on a web map."""
+
+
 class StepError(HistorymapError):
     """A step cannot run, for instance because the step before has not."""
 

@@ -59,7 +59,7 @@ def test_a_judgement_holds_with_all_that_is_known_of_it(store):
         "relation/7", "unsure", "ann", notes="under a tree", reason="tree", seconds=1.5, said="existed",
         probability=0.8, model="a model", chosen_by="random",
     )  # fmt: skip
-    number = store.save(given)
+    (number,) = store.save(given)
     (event,) = store.history("relation/7")
     assert event.id == number
     assert {name: getattr(event, name) for name in given.__dataclass_fields__ if name != "made_at"} == {

@@ -21,6 +21,7 @@ from historymap_lib.pictures import PICTURES
 from historymap_lib.project import CONFIG, SAMPLE
 from historymap_lib.status import read_status
 from historymap_lib.widgets import status_panel
+from historymap_lib.widgets.annotation_map import AnnotationMap
 from historymap_lib.widgets.case import Case
 from historymap_lib.widgets.job_panel import JobPanel
 from historymap_lib.widgets.log_view import LogView
@@ -139,6 +140,13 @@ class Notebook:
         evaluation.write(measured, verdicts.parent)
         print(measured.summary())  # noqa: T201
         self.picture("evaluation")
+
+    def annotate(self, count: int = 50) -> None:
+        """Show the map on which a person judges buildings; without a person a table of those that most need one."""
+        if attended():
+            display(AnnotationMap(self._case))
+        else:
+            display(self.buildings(count))
 
     def buildings(self, count: int = 50) -> pd.DataFrame:
         """Return the buildings that most need a person, the least certain first.

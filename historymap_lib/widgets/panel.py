@@ -54,8 +54,8 @@ class Live(anywidget.AnyWidget):
     def fail(self, sentence: str) -> None:
         """Show why `show` could not."""
 
-    def act(self, action: str, content: dict[str, Any]) -> None:
-        """Do what a button stands for; what it raises is shown until the next."""
+    def act(self, action: str, content: dict[str, Any]) -> str | None:
+        """Do what a button stands for; what it raises, or returns, is shown until the next."""
 
     def refresh(self) -> None:
         """Show how things stand now."""
@@ -71,8 +71,11 @@ class Live(anywidget.AnyWidget):
     def _pressed(self, _: Any, content: dict[str, Any], __: Any) -> None:
         """Answer a button, in a thread: the kernel must not wait until, say, a worker has started."""
 
+        def act() -> None:
+            self._said = self.act(str(content.get("action")), content) or ""
+
         def answer() -> None:
-            self._said = _attempt(lambda: self.act(str(content.get("action")), content))
+            self._said = _attempt(act) or self._said
             self.refresh()
             self.send({"answered": True})
 

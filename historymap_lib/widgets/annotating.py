@@ -1,0 +1,320 @@
+"""A person at work on the buildings of a case: which one is looked at, what comes next, what was said.
+
+No widget is in here: maps and panels show a `Session`, and call it. What is said is in the store when a call returns.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from historymap_lib.active_learning import ORDERS as LEARNING
+from historymap_lib.active_learning import rank
+from historymap_lib.agreement import conflicts
+from historymap_lib.annotation_store import AnnotationStore, Judgement
+from historymap_lib.widgets.buildings import VERDICTS, Filter, agreement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+    from historymap_lib.annotation_store import Event
+    from historymap_lib.widgets.buildings import VIEW, Buildings
+
+ORDERS = LEARNING | {
+    "view": "in view, the least certain first",
+    "others": "judged by others, not yet by you",
+}
+"""In which order a person can be asked, with what it means."""
+PERSON = "person"
+"""Stands in the store for a building that a person has chosen on the map."""
+LONGEST = 600.0
+"""Seconds; who takes longer over a building has been away."""
+
+
+class Session:
+    """What a person does with the buildings of a case; any thread may call.
+
+    Attributes:
+        store: where judgements go.
+        buildings: what is judged; replaced as a whole when there are new verdicts.
+        annotator: who judges.
+        selected: the row that is looked at, or None.
+        changed: rows whose look has changed since the map was drawn.
+
+    """
+
+    def __init__(self, store: AnnotationStore, buildings: Buildings, annotator: str) -> None:
+        self.store, self.buildings, self.annotator = store, buildings, annotator
+        self.lock = threading.RLock()
+        self.listeners: list[Callable[[], None]] = []
+        self.selected: int | None = None
+        self.changed: set[int] = set()
+        self.order, self.filter, self.threshold = "spread", Filter(), 0.0
+        self.view: VIEW | None = None
+        self.only: NDArray[np.bool_] | None = None
+        self._chosen_by, self._since = PERSON, time.monotonic()
+        self._trail: list[int] = []
+        self._done: dict[int, float | None] = {}
+        self._ranked: NDArray[np.int64] | None = None
+        self._seen = 0
+        self._mine: set[str] = set()
+        self._conflicts: set[str] = set()
+        self.reread()
+
+    def reread(self) -> None:
+        """Take from the store what everybody has said."""
+        with self.lock:
+            events = self.store.events(after=self._seen)
+            self._seen = max((event.id for event in events), default=self._seen)
+            latest = self.store.by_person()
+            self._mine = {event.building for event in latest if event.annotator == self.annotator}
+            self._conflicts = set(conflicts(latest))
+            holding: dict[str, Event] = {}
+            for event in sorted(latest, key=lambda one: (one.made_at, one.id)):
+                holding[event.building] = event
+            self.buildings.note(holding)
+            self._ranked = None
+
+    def replace(self, buildings: Buildings) -> None:
+        """Go on with other buildings or verdicts, at the same building."""
+        with self.lock:
+            selected = None if self.selected is None else self.buildings.ids[self.selected]
+            by_row = self._done
+            done = {buildings.row(self.buildings.ids[row]): seconds for row, seconds in by_row.items()}
+            self.buildings, self.only = buildings, None
+            self.selected = buildings.row(selected) if selected is not None else None
+            self._done = {row: seconds for row, seconds in done.items() if row is not None}
+            self._trail.clear()
+            self._ranked = None
+            self.reread()
+        self.tell()
+
+    def look(self) -> bool:
+        """Take what others have said since; True if that changes anything here."""
+        with self.lock:
+            events = self.store.events(after=self._seen)
+            for event in events:
+                self._seen = max(self._seen, event.id)
+                self._take(event.building)
+            return bool(events)
+
+    def name(self, annotator: str) -> None:
+        """Judge under another name from now on."""
+        with self.lock:
+            self.annotator = annotator.strip() or self.annotator
+            self._done.clear()
+            self.reread()
+
+    # which one
+
+    def select(self, row: int | None, chosen_by: str = PERSON) -> None:
+        """Look at a building."""
+        with self.lock:
+            self._pick(row, chosen_by)
+        self.tell()
+
+    def click(self, longitude: float, latitude: float, reach: float) -> None:
+        """Look at the building at a place; where several lie upon each other, at the next of them."""
+        with self.lock:
+            passing = self.passing()
+            found = [row for row in self.buildings.at(longitude, latitude, reach) if passing[row]]
+            if not found:
+                return
+            place = found.index(self.selected) + 1 if self.selected in found else 0
+            self._pick(found[place % len(found)], PERSON)
+        self.tell()
+
+    def forward(self) -> None:
+        """Look at the next building of the queue."""
+        with self.lock:
+            self._advance()
+        self.tell()
+
+    def back(self) -> None:
+        """Look at the building before."""
+        with self.lock:
+            if self._trail:
+                self.selected, self._chosen_by, self._since = self._trail.pop(), PERSON, time.monotonic()
+        self.tell()
+
+    def ask(self, order: str) -> None:
+        """Ask in another order."""
+        with self.lock:
+            self.order, self._ranked = order, None
+        self.tell()
+
+    def sieve(self, wanted: Filter, threshold: float) -> None:
+        """Show and ask for other buildings only."""
+        with self.lock:
+            self.filter, self.threshold = wanted, threshold
+        self.tell()
+
+    def passing(self) -> NDArray[np.bool_]:
+        """Return which buildings are shown."""
+        with self.lock:
+            shown = self.buildings.matching(self.filter, self.threshold)
+            return shown if self.only is None else shown & self.only
+
+    def queue(self, count: int) -> list[int]:
+        """Return the rows that come next; not those that somebody has judged, unless these are asked for."""
+        with self.lock:
+            ranked = self._ranking()
+            wanted = self._open()
+            wanted[[row for row in self._trail if row not in self._done]] = False  # passed over: in another session
+            found: list[int] = ranked[wanted[ranked]][:count].tolist()
+            return found
+
+    def left(self) -> int:
+        """Return how many the queue still has."""
+        with self.lock:
+            return int(self._open()[self._ranking()].sum())
+
+    def _pick(self, row: int | None, chosen_by: str) -> None:
+        if self.selected is not None and self.selected != row:
+            self._trail.append(self.selected)
+        self.selected, self._chosen_by, self._since = row, chosen_by, time.monotonic()
+
+    def _advance(self) -> None:
+        ahead = [row for row in self.queue(2) if row != self.selected]
+        if ahead:
+            self._pick(ahead[0], self.order)
+
+    def _ranking(self) -> NDArray[np.int64]:
+        """Return all rows that can be asked for, in order."""
+        if self._ranked is None:
+            how = self.order if self.order in LEARNING else "uncertain"
+            self._ranked = rank(how, self.buildings.table(), conflicts=self._conflicts)
+        return self._ranked
+
+    def _open(self) -> NDArray[np.bool_]:
+        """Return which buildings the order asks for."""
+        judged = self.buildings.annotated >= 0
+        wanted = self.passing()
+        if self.order == "others":
+            return wanted & judged & ~self._rows(self._mine)
+        if self.order == "disagreement":
+            return wanted & (~judged | self._rows(self._conflicts - self._mine))
+        wanted &= ~judged
+        if self.order == "view" and self.view is not None:
+            inside = np.zeros(len(self.buildings), bool)
+            inside[self.buildings.within(self.view)] = True
+            wanted &= inside
+        return wanted
+
+    def _rows(self, names: Iterable[str]) -> NDArray[np.bool_]:
+        rows = [row for row in map(self.buildings.row, names) if row is not None]
+        mask = np.zeros(len(self.buildings), bool)
+        mask[rows] = True
+        return mask
+
+    # what is said
+
+    def judge(self, verdict: str, building: str, *, notes: str = "", reason: str = "") -> None:
+        """Store what the person says of a building, and look at the next.
+
+        Raises:
+            AnnotationsError: it could not be stored; the building stays selected.
+
+        """
+        with self.lock:
+            seconds = min(time.monotonic() - self._since, LONGEST)
+            row = self.buildings.row(building)
+            chosen_by = self._chosen_by if row == self.selected else PERSON
+            self.store.save(self._judgement(building, verdict, chosen_by, seconds, notes=notes, reason=reason))
+            self._mine.add(building)
+            self._take(building)
+            if row is not None:
+                self._done[row] = seconds
+            self._advance()
+        self.tell()
+
+    def confirm(self, verdicts: dict[str, str]) -> None:
+        """Store what the person says of a page of buildings, all or none.
+
+        Raises:
+            AnnotationsError: it could not be stored.
+
+        """
+        with self.lock:
+            seconds = min(time.monotonic() - self._since, LONGEST) / max(1, len(verdicts))
+            self.store.save(*(self._judgement(name, said, self.order, seconds) for name, said in verdicts.items()))
+            for building in verdicts:
+                self._mine.add(building)
+                self._take(building)
+                row = self.buildings.row(building)
+                if row is not None:
+                    self._done[row] = seconds
+            self._since = time.monotonic()
+        self.tell()
+
+    def undo(self) -> str:
+        """Take back what the person said last, look at that building, and say what was done."""
+        return self._answered(self.store.undo, "taken back", "there is nothing to undo")
+
+    def redo(self) -> str:
+        """Let it hold again."""
+        return self._answered(self.store.redo, "holds again", "there is nothing to redo")
+
+    def _answered(self, answer: Callable[[str], Event | None], done: str, nothing: str) -> str:
+        with self.lock:
+            event = answer(self.annotator)
+            if event is None:
+                return nothing
+            self._take(event.building)
+            row = self.buildings.row(event.building)
+            if row is not None:
+                if self.buildings.annotated[row] < 0:
+                    self._done.pop(row, None)
+                    self._mine.discard(event.building)
+                else:
+                    self._done[row] = event.seconds
+                    self._mine.add(event.building)
+                self._pick(row, event.chosen_by)
+        self.tell()
+        return f"{event.building} {event.verdict.replace('_', ' ')}: {done}"
+
+    def _take(self, building: str) -> None:
+        """Take from the store what holds of one building."""
+        event = self.store.holding(building)
+        self.buildings.mark(building, event.verdict if event is not None else None)
+        row = self.buildings.row(building)
+        if row is not None:
+            self.changed.add(row)
+
+    def _judgement(
+        self, building: str, verdict: str, chosen_by: str, seconds: float, *, notes: str = "", reason: str = ""
+    ) -> Judgement:
+        row = self.buildings.row(building)
+        found = self.buildings
+        said = probability = model = None
+        if row is not None and not np.isnan(found.probability[row]):
+            said, probability = VERDICTS[found.model[row]], float(found.probability[row])
+            model = found.frame["model"].iloc[row] if "model" in found.frame else None
+        return Judgement(
+            building, verdict, self.annotator, notes, reason, round(seconds, 2), said, probability, model, chosen_by
+        )  # fmt: skip
+
+    # how it goes
+
+    def done(self) -> tuple[int, float | None, float | None]:
+        """Return how many were judged here, the median of seconds each, and the agreement with the model (0 to 1)."""
+        with self.lock:
+            seconds = [one for one in self._done.values() if one is not None]
+            median = float(np.median(seconds)) if seconds else None
+            return len(self._done), median, agreement(self.buildings, self._done)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many buildings are shown as what, whether they pass the filter or not."""
+        with self.lock:
+            found = np.bincount(self.buildings.shown(self.threshold), minlength=len(VERDICTS))
+            return {name: int(found[code]) for code, name in enumerate(VERDICTS)}
+
+    def tell(self) -> None:
+        """Let whatever shows this show it; never under the lock, for which they may wait."""
+        for listener in list(self.listeners):
+            listener()

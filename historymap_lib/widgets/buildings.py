@@ -1,0 +1,208 @@
+"""All buildings of a case as arrays, for a map: what is in view, what lies under a click, what is said of each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+
+from historymap_lib.evaluation import read_verdicts
+from historymap_lib.footprint_source import load_footprints
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from historymap_lib.annotation_store import Event
+    from historymap_lib.project import Project
+
+VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
+EXISTED, NOT_EXISTED, UNSURE, NO_COVERAGE = range(4)
+DIGITS = 7
+"""Of longitude and latitude: a centimetre."""
+VIEW = tuple[float, float, float, float]
+"""West, south, east, north in degrees (EPSG:4326)."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which buildings are shown and asked for.
+
+    Attributes:
+        verdicts: codes of verdicts, as shown.
+        confidence: from and to, 0 to 1; annotated ones always pass.
+        area: from and to, in square metres.
+        annotated: only those that are (True), that are not (False), or both (None).
+
+    """
+
+    verdicts: frozenset[int] = frozenset(range(len(VERDICTS)))
+    confidence: tuple[float, float] = (0.0, 1.0)
+    area: tuple[float, float] = (0.0, np.inf)
+    annotated: bool | None = None
+
+
+class Buildings:
+    """The buildings of a case, one a row.
+
+    Attributes:
+        ids: building ids, such as way/123.
+        frame: what `verify` wrote of each, in the CRS of the case; without verdicts the columns of the footprints.
+        shapes: the footprints in EPSG:4326.
+        points: longitude and latitude of a place within each (n x 2, float64).
+        area: in square metres (float64).
+        probability: that it existed (float64, nan where nothing is known).
+        confidence: of the verdict of the model, 0 to 1 (float64).
+        model: code of the verdict of the model (int8).
+        annotated: code of what people say, -1 where nobody has (int8).
+
+    """
+
+    def __init__(self, frame: gpd.GeoDataFrame, thresholds: tuple[float, float]) -> None:
+        """Take the buildings in `frame`; `thresholds` are not_existed_to and existed_from."""
+        self.frame = frame.reset_index(drop=True)
+        self.ids: NDArray[Any] = frame["building_id"].to_numpy(object)
+        self._rows = {building: row for row, building in enumerate(self.ids)}
+        lonlat = frame.geometry.to_crs("EPSG:4326").to_numpy()
+        self.shapes: NDArray[Any] = shapely.transform(lonlat, lambda xy: xy.round(DIGITS))
+        self._tree = shapely.STRtree(self.shapes)
+        inside = shapely.point_on_surface(lonlat)
+        self.points = np.column_stack([shapely.get_x(inside), shapely.get_y(inside)])
+        shapes = frame.geometry.to_numpy()
+        centre = shapely.centroid(shapes)
+        self.area: NDArray[Any] = np.asarray(shapely.area(shapes))
+        self.places = pd.DataFrame({"x": shapely.get_x(centre), "y": shapely.get_y(centre), "area": self.area})
+        judged = "probability" in frame
+        probability = pd.to_numeric(frame["probability"]) if judged else pd.Series(np.nan, frame.index)
+        self.probability: NDArray[Any] = probability.to_numpy(np.float64)
+        self.confidence = np.nan_to_num(np.maximum(self.probability, 1 - self.probability))
+        low, high = thresholds
+        with np.errstate(invalid="ignore"):
+            sides = [np.isnan(self.probability) & judged, self.probability >= high, self.probability <= low]
+        self.model = np.select(sides, [NO_COVERAGE, EXISTED, NOT_EXISTED], UNSURE).astype(np.int8)
+        self.annotated = np.full(len(frame), -1, np.int8)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row(self, building: str) -> int | None:
+        """Return the row of a building, or None where there is none of this id."""
+        return self._rows.get(building)
+
+    def note(self, holding: dict[str, Event]) -> None:
+        """Take what people say now (`AnnotationStore.get`)."""
+        self.annotated[:] = -1
+        for building, event in holding.items():
+            self.mark(building, event.verdict)
+
+    def mark(self, building: str, verdict: str | None) -> None:
+        """Take what people say of one building; None where nobody says anything any more."""
+        row = self._rows.get(building)
+        if row is not None:
+            self.annotated[row] = -1 if verdict is None else VERDICTS.index(verdict)
+
+    def shown(self, threshold: float = 0.0) -> NDArray[np.int8]:
+        """Return the code of the verdict of each: what people say, else the model if it is as confident as this."""
+        timid = (self.confidence < threshold) & (self.model != NO_COVERAGE)
+        model = np.where(timid, np.int8(UNSURE), self.model)
+        shown: NDArray[np.int8] = np.where(self.annotated >= 0, self.annotated, model)
+        return shown
+
+    def matching(self, wanted: Filter, threshold: float = 0.0) -> NDArray[np.bool_]:
+        """Return which buildings pass a filter."""
+        judged = self.annotated >= 0
+        passes = np.isin(self.shown(threshold), list(wanted.verdicts))
+        low, high = wanted.confidence
+        passes &= judged | ((self.confidence >= low) & (self.confidence <= high))
+        passes &= (self.area >= wanted.area[0]) & (self.area <= wanted.area[1])
+        if wanted.annotated is not None:
+            passes &= judged == wanted.annotated
+        return passes
+
+    def within(self, view: VIEW) -> NDArray[np.intp]:
+        """Return the rows of the buildings that reach into a view, in order."""
+        found: NDArray[np.intp] = np.sort(self._tree.query(shapely.box(*view)))
+        return found
+
+    def at(self, longitude: float, latitude: float, reach: float = 0.0) -> list[int]:
+        """Return the rows of the buildings at a place, the smallest first: it may lie upon another.
+
+        Where there is none, the nearest one not further than `reach` (in degrees of latitude).
+        """
+        place = shapely.Point(longitude, latitude)
+        found = self._tree.query(place, predicate="intersects")
+        if not len(found) and reach > 0:
+            found = self._tree.query_nearest(place, max_distance=reach)[:1]
+        return sorted(found.tolist(), key=lambda row: self.area[row])
+
+    def collection(self, rows: Sequence[int] | NDArray[np.intp], classes: Iterable[str]) -> dict[str, Any]:
+        """Return buildings as GeoJSON (EPSG:4326) whose looks are classes of the style sheet."""
+        outlines = shapely.to_geojson(self.shapes[np.asarray(rows, np.intp)])
+        features = [
+            {"type": "Feature", "geometry": json.loads(outline), "properties": {"style": {"className": name}}}
+            for outline, name in zip(outlines, classes, strict=True)
+        ]
+        return {"type": "FeatureCollection", "features": features}
+
+    def bounds(self) -> VIEW:
+        """Return the bounds of all buildings."""
+        west, south, east, north = shapely.total_bounds(self.shapes)
+        return float(west), float(south), float(east), float(north)
+
+    def table(self) -> pd.DataFrame:
+        """Return what an order of asking needs to know of each building (`active_learning.rank`)."""
+        columns = {
+            "building_id": self.ids,
+            "probability": self.probability,
+            "overlap": pd.to_numeric(self.frame["overlap"]) if "overlap" in self.frame else self.probability,
+            "verdict": np.take(VERDICTS, self.model),
+        }
+        return self.places.assign(**columns)
+
+
+def read_buildings(project: Project, holding: dict[str, Event]) -> Buildings:
+    """Read the buildings of a case with their verdicts, or the footprints alone before there are any.
+
+    Raises:
+        HistorymapError: they cannot be read.
+
+    """
+    verification = project.verification
+    frame = _verified(project.paths.verified)
+    if frame is None:
+        frame = load_footprints(project).frame
+    found = Buildings(frame, (verification.not_existed_to, verification.existed_from))
+    found.note(holding)
+    return found
+
+
+def _verified(path: Path) -> gpd.GeoDataFrame | None:
+    """Read what `verify` wrote: the GeoPackage, which is read five times faster, or else the GeoJSON."""
+    if not path.exists():
+        return None
+    table = path.with_suffix(".gpkg")
+    if table.exists() and table.stat().st_mtime >= path.stat().st_mtime - 60:
+        try:
+            return gpd.read_file(table, use_arrow=True)
+        except (DataSourceError, DataLayerError, OSError, ValueError):
+            pass  # the GeoJSON says the same
+    found = read_verdicts(path)
+    return found.to_crs(found.estimate_utm_crs())
+
+
+def agreement(buildings: Buildings, rows: Collection[int]) -> float | None:
+    """Return how often people and model say the same of these buildings, where both say existed or not."""
+    chosen = np.fromiter(rows, np.intp, len(rows))
+    both = np.isin(buildings.annotated[chosen], (EXISTED, NOT_EXISTED)) & ~np.isnan(buildings.probability[chosen])
+    if not both.any():
+        return None
+    said = buildings.annotated[chosen][both] == EXISTED
+    return float((said == (buildings.probability[chosen][both] > 0.5)).mean())  # noqa: PLR2004 - more likely than not

@@ -1,0 +1,118 @@
+"""Jupyter Server, and Voila alone, on loopback with what we ship to them, and what a browser asks of them."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from historymap_lib import server as extension
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+TOKEN = "sesame"
+PATIENCE = 60
+SHIPPED = Path(extension.__file__).parent
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def kind(self) -> str:
+        return self.headers["Content-Type"]
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    base: str
+    log: Path
+
+    def get(self, path: str, *, token: str | None = TOKEN, **headers: str) -> Answer:
+        """Ask for a path below the base; nothing is followed, and `..` stays as it is."""
+        if token is not None:
+            headers["Authorization"] = f"token {token}"
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request("GET", self.base + path, headers=headers)
+            answer = connection.getresponse()
+            return Answer(answer.status, dict(answer.getheaders()), answer.read())
+        finally:
+            connection.close()
+
+
+@contextmanager
+def jupyter(folder: Path, base: str = "/", **environment: str) -> Iterator[Server]:
+    """Yield a Jupyter Server that the shipped file has told of our extension."""
+    config = folder / "config"
+    shutil.copytree(SHIPPED / "jupyter_server_config.d", config / "jupyter_server_config.d")
+    port = _free_port()
+    words = ["jupyter_server", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+    words += ["--ServerApp.port_retries=0", f"--ServerApp.base_url={base}", f"--IdentityProvider.token={TOKEN}"]
+    words += [f"--ServerApp.root_dir={folder}"]
+    with _running(folder, words, Server(port, base, folder / "server.log"), "api", environment) as server:
+        yield server
+
+
+@contextmanager
+def voila(folder: Path, notebook: Path, base: str = "/", **environment: str) -> Iterator[Server]:
+    """Yield Voila alone with a notebook, with the shipped settings."""
+    (folder / "config").mkdir(parents=True)
+    shutil.copy(SHIPPED / "voila.json", folder / "config")
+    port = _free_port()
+    words = ["voila", "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", f"--base_url={base}"]
+    words += [f"--token={TOKEN}", str(notebook)]
+    with _running(folder, words, Server(port, base, folder / "voila.log"), "login", environment) as server:
+        yield server
+
+
+@contextmanager
+def _running(folder: Path, words: list[str], server: Server, probe: str, further: dict[str, str]) -> Iterator[Server]:
+    names = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_DATA_DIR": "data"}
+    environment = os.environ | {name: str(folder / place) for name, place in names.items()} | further
+    environment.pop("HISTORYMAP_BASE_URL", None)
+    with server.log.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words], stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder
+        )
+    try:
+        _wait(server, process, probe)
+        yield server
+    finally:
+        family = [*psutil.Process(process.pid).children(recursive=True), process]
+        for one in family:
+            with suppress(psutil.Error):
+                one.kill()
+        process.wait()
+
+
+def _wait(server: Server, process: subprocess.Popen, probe: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        with suppress(OSError):
+            server.get(probe)
+            return
+        time.sleep(0.1)
+    raise AssertionError(server.log.read_text(encoding="utf-8", errors="replace"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -100,7 +100,8 @@ class BuildingMap(Map):
             elif self._far.url != NOTHING and session.changed:
                 session.changed.clear()
                 self._draw_view(view, passing)
-            self._put(self._top, self._collection([row for row in sorted(session.changed) if passing[row]]))
+            changed = [row for row in sorted(session.changed) if passing[row]]
+            self._put(self._top, self._collection(changed, " hm-changed"))
             chosen = [] if session.selected is None else [session.selected]
             self._put(self._chosen, session.buildings.collection(chosen, ["hm-chosen"] * len(chosen)))
 
@@ -157,11 +158,12 @@ class BuildingMap(Map):
         self._far.bounds = ((south, west), (north, east))
         self._far.url = NOTHING if near else self._picture(view, rows)
 
-    def _collection(self, rows: list[int]) -> dict[str, Any]:
+    def _collection(self, rows: list[int], further: str = "") -> dict[str, Any]:
         session = self._session
         shown, annotated = session.buildings.shown(session.threshold), session.buildings.annotated
         classes = [
-            f"hm-building hm-{VERDICTS[shown[row]]}" + " hm-annotated" * int(annotated[row] >= 0) for row in rows
+            f"hm-building hm-{VERDICTS[shown[row]]}" + " hm-annotated" * int(annotated[row] >= 0) + further
+            for row in rows
         ]
         return session.buildings.collection(rows, classes)
 

@@ -188,8 +188,11 @@ def attended() -> bool:
     """Return whether a person sits before the notebook: only then may a cell ask for input.
 
     By the messaging protocol of Jupyter a frontend says so with every cell (`allow_stdin` of `execute_request`);
-    papermill, nbconvert and nbval say no.
+    papermill, nbconvert and nbval say no. So does Voila, which shows the page to a person all the same, and tells the
+    kernel who it is.
     """
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
+        return get_ipython() is not None
     kernel: Any = getattr(get_ipython(), "kernel", None)
     if kernel is None:
         return False

@@ -1,0 +1,172 @@
+"""The annotation map in JupyterLab, used by a person: clicks, keys, reloads, a page of many, apply."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from case_fixtures import lattice, make_case, rectangle, seen, write_probability
+from job_fixtures import until
+
+from historymap_lib import steps
+from historymap_lib.annotation_store import AnnotationStore
+from historymap_lib.cli import main
+from historymap_lib.project import load
+
+CHECK = Path(__file__).with_name("check.js")
+
+
+@pytest.fixture
+def town(tmp_path, monkeypatch):
+    """A case with verdicts and tiles; one building lies upon another, one where the photo has no data."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    buildings = lattice()
+    buildings[900] = rectangle(3.1 + 2, 3.1 + 2, 4, 4)
+    buildings[901] = rectangle(40, -9, 9, 12)
+    settings = {"verification": {"max_offset": 0}, "jobs": {"idle": 30, "grace": 5}}
+    file = make_case(tmp_path, buildings, **settings)
+    case = load(file)
+    steps.run(case, "generate-training", tiles=4)
+    write_probability(case, seen({number: shape for number, shape in buildings.items() if number < 900}))
+    steps.run(case, "verify")
+    return file
+
+
+class Annotating:
+    """The map on a page."""
+
+    def __init__(self, lab):
+        self.lab, self.page = lab, lab.page
+
+    def run(self):
+        """Run the notebook until the map shows buildings and photo."""
+        self.lab.command("notebook:run-all-cells")
+        self.page.locator(".hm-map path.hm-building").first.wait_for(state="attached")
+        self.page.locator(".hm-map .leaflet-photo-pane img.leaflet-tile-loaded").first.wait_for(state="attached")
+        self.page.evaluate("() => document.querySelector('.hm-annotate').scrollIntoView()")
+        self.page.wait_for_timeout(500)
+        return self
+
+    def at(self):
+        """Return the building that is looked at."""
+        return self.page.locator(".hm-building-head strong").inner_text()
+
+    def press(self, key):
+        """Press a key, and wait until another building is looked at."""
+        before = self.at()
+        self.page.keyboard.press(key)
+        self.page.wait_for_function(
+            "before => document.querySelector('.hm-building-head strong')?.textContent !== before", arg=before
+        )
+        self.page.wait_for_timeout(100)  # a key counts again when the last one was answered
+        return before
+
+    def click(self, path):
+        """Click into a polygon of the map."""
+        box = path.bounding_box()
+        self.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        self.page.locator(".hm-building-head").wait_for()
+
+
+def test_a_building_is_clicked_and_judged_and_stays_judged_after_a_reload_until_it_is_undone(town, lab):
+    page = Annotating(lab(town, "5_annotate.ipynb")).run()
+    store = AnnotationStore.of(load(town))
+    page.lab.shot(".hm-annotate")
+    assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
+    page.click(page.page.locator(".hm-map path.hm-not_existed").nth(60))
+    building = page.at()
+    page.press("e")
+    until(lambda: store.holding(building))
+    assert store.holding(building).verdict == "existed"
+    page.press("ArrowLeft")  # the next one was looked at
+    assert page.at() == building
+    green = page.page.locator(".hm-map path.hm-existed.hm-annotated")
+    green.first.wait_for(state="attached")
+    page.lab.shot(".hm-annotate")
+
+    page.lab.save()
+    page.lab.reload()
+    page.run()
+    green.first.wait_for(state="attached")
+    assert green.count() == 1
+    page.page.locator(".hm-judge [data-action=forward]").click()
+    page.page.locator(".hm-building-head").wait_for()
+    page.page.keyboard.press("z")
+    page.page.locator(".hm-said").filter(has_text="taken back").wait_for()
+    until(lambda: green.count() == 0)
+    assert store.get() == {}
+    page.page.keyboard.press("Shift+Z")
+    page.page.locator(".hm-said").filter(has_text="holds again").wait_for()
+    assert store.get().keys() == {building}
+    page.lab.shot(".hm-annotate")
+    assert page.lab.errors == []
+
+
+def test_ten_are_judged_by_keyboard_alone_and_the_export_holds_exactly_these(town, lab, tmp_path):
+    page = Annotating(lab(town, "5_annotate.ipynb")).run()
+    page.page.locator(".hm-judge [data-action=forward]").click()
+    page.page.locator(".hm-building-head").wait_for()
+    said = {}
+    for key, verdict in zip("enuenuenue", ["existed", "not_existed", "unsure"] * 3 + ["existed"], strict=True):
+        said[page.press(key)] = verdict
+    page.page.keyboard.press("/")
+    page.page.keyboard.type("a shed, e n u z")
+    page.page.keyboard.press("Enter")
+    last = page.press("n")
+    said[last] = "not_existed"
+    page.press("Space")
+    page.press("ArrowLeft")
+    assert main(["annotations", "export", str(tmp_path / "out.json"), "--config", str(town)]) == 0
+    exported = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    existed = {"existed": True, "not_existed": False, "unsure": None}
+    assert {f"{one['osm_type']}/{one['osm_id']}": one["existed"] for one in exported} == {
+        name: existed[verdict] for name, verdict in said.items()
+    }
+    assert [one["notes"] for one in exported if one["notes"]] == ["a shed, e n u z"]
+    assert AnnotationStore.of(load(town)).holding(last).notes == "a shed, e n u z"
+    assert page.lab.errors == []
+
+
+def test_a_page_of_many_is_flipped_and_confirmed_and_then_applied(town, lab):
+    page = Annotating(lab(town, "5_annotate.ipynb", size=(1500, 1000))).run()
+    page.page.get_by_role("button", name="many at once").click()
+    cells = page.page.locator(".hm-cell")
+    cells.first.wait_for()
+    page.page.wait_for_function(
+        "() => [...document.querySelectorAll('.hm-cell img')].every(one => one.naturalWidth > 0)"
+    )
+    page.lab.shot(".hm-annotate")
+    proposed = {cell.get_attribute("data-building"): cell.get_attribute("aria-label") for cell in cells.all()}
+    first = next(iter(proposed))
+    cells.first.click()
+    page.page.wait_for_function(
+        "before => document.querySelector('.hm-cell').getAttribute('aria-label') !== before", arg=proposed[first]
+    )
+    flipped = cells.first.get_attribute("aria-label").split(": ")[1].replace(" ", "_")
+    page.page.keyboard.press("ArrowRight")
+    page.page.keyboard.press("Enter")
+    store = AnnotationStore.of(load(town))
+    until(lambda: len(store.get()) == len(proposed))
+    assert store.holding(first).verdict == flipped
+    wanted = {name: label.split(": ")[1].replace(" ", "_") for name, label in proposed.items() if name != first}
+    assert {name: event.verdict for name, event in store.get().items() if name != first} == wanted
+
+    page.page.locator(".hm-apply [data-action=apply]").click()
+    page.page.locator(".hm-apply").filter(has_text="verdicts have changed since").wait_for()
+    page.page.locator(".hm-apply").filter(has_text="all is applied").wait_for()
+    page.lab.shot(".hm-apply")
+    assert load(town).paths.corrected.exists()
+    assert page.lab.errors == []
+
+
+def test_of_two_upon_each_other_each_can_be_judged_and_so_can_one_without_photo(town, lab):
+    page = Annotating(lab(town, "5_annotate.ipynb")).run()
+    store = AnnotationStore.of(load(town))
+    page.page.locator(".hm-map path.hm-no_coverage").first.wait_for(state="attached")
+    page.click(page.page.locator(".hm-map path.hm-no_coverage").first)
+    assert page.at() == "way/901"
+    page.page.locator(".hm-judge").filter(has_text="the photo does not cover it").wait_for()
+    page.press("u")
+    until(lambda: store.holding("way/901"))
+    assert store.holding("way/901").verdict == "unsure"

@@ -46,6 +46,7 @@ JPEG_QUALITY = 85
 BROKEN = RasterioError, CPLE_BaseError
 
 _threads = threading.local()
+_importing = threading.Lock()
 
 
 class TileHandler(APIHandler):
@@ -154,6 +155,12 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _begin() -> None:
-    """Set the options of GDAL for a thread of the pool, once and for all."""
+    """Set the options of GDAL for a thread of the pool, once and for all.
+
+    Two threads that import rio-tiler at once can find it half there, so they do it one after the other.
+    """
+    with _importing:
+        import rio_tiler.errors  # noqa: PLC0415 - takes most of a second, which the server need not wait for
+        import rio_tiler.io  # noqa: F401, PLC0415
     _threads.environment = rasterio.Env(**GDAL)
     _threads.environment.__enter__()

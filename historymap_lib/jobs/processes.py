@@ -54,9 +54,15 @@ def boot() -> str:
 
 
 def ask(token: str, leader: Identity | None = None) -> None:
-    """Ask a job to end, so that it may tidy up: all that carry its token, and the group of its first process."""
+    """Ask a job to end, so that it may tidy up: the group of its first process, and all others that carry its token.
+
+    Each is asked once: a second signal would cut short a Python that is already on its way out, since the interpreter
+    takes its handlers down before it ends.
+    """
+    group = leader.pid if leader is not None and leader.is_alive() else None
+    others = [process for process in carriers(token) if group is None or _group(process) != group]
     _signal_group(leader, signal.SIGTERM)
-    for process in carriers(token):
+    for process in others:
         with suppress(psutil.Error):
             process.terminate()
 
@@ -96,6 +102,14 @@ def _signal_group(leader: Identity | None, number: signal.Signals) -> bool:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader.pid, number)
     return True
+
+
+def _group(process: psutil.Process) -> int | None:
+    """Return the group of a process, or None where it is gone."""
+    try:
+        return os.getpgid(process.pid)
+    except (ProcessLookupError, PermissionError):
+        return None
 
 
 def carriers(token: str) -> list[psutil.Process]:

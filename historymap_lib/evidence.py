@@ -14,6 +14,10 @@ and Rubin 1977, JRSS B 39:1).
 
 Measured per building on two sample towns and Banepa (AUC): mean, inside, surroundings and edges 0.90, 0.95, 0.85; with
 light and shadow 0.95, 0.98, 0.85; with repeated regressions 0.96, 0.98, 0.89.
+
+A building that a person has judged is known, and teaches all others. Thirty of 1,740, of which no other figure counts
+one: on Banepa the AUC goes from 0.857 to 0.869 (spread), 0.870 (uncertain), 0.883 (at random), where people were asked
+about disagreement from 0.866 to 0.914; on the sample from 0.973 to 0.976 in any order.
 """
 
 from __future__ import annotations
@@ -56,6 +60,8 @@ LEAST = 0.002
 ROUNDS = 6
 PENALTY = 0.03
 """`C` of the regression: many of the numbers say nearly the same."""
+SAID = 5.0
+"""A building that a person has judged counts as so many that nobody has."""
 
 
 def describe(shapes: np.ndarray, built: np.ndarray, raster: Path, photo: Photo | None) -> np.ndarray:
@@ -96,18 +102,26 @@ def _filled(table: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(table), usual, table)
 
 
-def score(footprints: np.ndarray, phantoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores of footprints and of phantoms (higher: more like a building) from their evidence, no nan."""
+def score(
+    footprints: np.ndarray, phantoms: np.ndarray, said: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of footprints and of phantoms (higher: more like a building) from their evidence, no nan.
+
+    `said` is what people say of each footprint: 1 it existed, 0 it did not, nan nothing. That is never doubted.
+    """
     count = len(footprints)
+    said = np.full(count, np.nan) if said is None else said
+    told = ~np.isnan(said)
     known = StandardScaler().fit_transform(np.concatenate([footprints, phantoms]))
     both = np.concatenate([known, known[:count]])  # each footprint as one that stood, and as one that did not
     label = np.repeat([1, 0], [count, len(known)])
-    stood = np.ones(count)
+    times, stood = np.where(told, SAID, 1.0), np.where(told, said, 1.0)
     for _ in range(ROUNDS):
-        weight = np.concatenate([stood, np.ones(len(phantoms)), 1 - stood])
+        weight = np.concatenate([times * stood, np.ones(len(phantoms)), times * (1 - stood)])
         weight *= len(known) / 2 / np.where(label, weight[:count].sum(), weight[count:].sum())
         scores = LogisticRegression(C=PENALTY).fit(both, label, sample_weight=weight).decision_function(known)
-        stood = TwoGroups.fit(scores[:count], scores[count:], shifted=False)(scores[:count])
+        guess = TwoGroups.fit(scores[:count], scores[count:], shifted=False)(scores[:count])
+        stood = np.where(told, said, guess)
     return scores[:count], scores[count:]
 
 

@@ -2,7 +2,8 @@
 
 The score of a building is the mean probability under its footprint, laid where the photo shows it (`alignment`). Scores
 become probabilities by comparing them with those of phantoms (`calibration`), since a model that has learned from
-labels of which many are wrong is timid, and 0.5 means nothing to it. A person's annotation always wins.
+labels of which many are wrong is timid, and 0.5 means nothing to it. A person's annotation always wins, and also tells
+what to think of buildings like that one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shapely import box
 
 from historymap_lib import alignment, artifacts, evidence, zonal
 from historymap_lib.annotation_store import settled
-from historymap_lib.calibration import FEW, TwoGroups
+from historymap_lib.calibration import FEW, TwoGroups, corrected
 from historymap_lib.errors import PhotoError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
 from historymap_lib.footprint_source import load_footprints
@@ -136,7 +137,9 @@ def judge(
         photo: the open photo, whose outlines are looked at too where it is at hand.
 
     """
-    table = score(frame.geometry.to_numpy(), raster, settings, photo)
+    told = {key: float(one.existed) for key, one in judged.items() if one.existed is not None}
+    said = frame["building_id"].map(told).to_numpy(np.float64)
+    table = score(frame.geometry.to_numpy(), raster, settings, photo, said)
     frame = frame.reset_index(drop=True).join(table[["probability", "coverage", "overlap"]].round(4))
     covered = (frame["coverage"] >= settings.min_coverage) & frame["probability"].notna()
     frame["probability"] = frame["probability"].where(covered)
@@ -157,10 +160,17 @@ def judge(
     return frame
 
 
-def score(shapes: NDArray[Any], raster: Path, settings: Verification, photo: Photo | None = None) -> pd.DataFrame:
+def score(
+    shapes: NDArray[Any],
+    raster: Path,
+    settings: Verification,
+    photo: Photo | None = None,
+    said: NDArray[np.float64] | None = None,
+) -> pd.DataFrame:
     """Return `mean`, `overlap`, `coverage` and the calibrated `probability` of each shape; nan without data.
 
-    With too few buildings to calibrate (see `calibration.FEW`) the mean stands as it is.
+    With too few buildings to calibrate (see `calibration.FEW`) the mean stands as it is. `said` is what people say of
+    each: 1 it existed, 0 it did not, nan nothing.
     """
     offsets = alignment.estimate(raster, shapes, settings.max_offset)
     with rasterio.open(raster) as dataset:
@@ -172,12 +182,15 @@ def score(shapes: NDArray[Any], raster: Path, settings: Verification, photo: Pho
     covered, seen = (part["coverage"].to_numpy() >= max(settings.min_coverage, LEAST) for part in (table, null))
     if min(covered.sum(), seen.sum()) >= FEW:
         known = evidence.describe(np.concatenate([moved[covered], phantoms[seen]]), moved, raster, photo)
-        scores, null_scores = evidence.score(known[: covered.sum()], known[covered.sum() :])
+        said = np.full(len(shapes), np.nan) if said is None else said
+        told = covered & ~np.isnan(said)
+        scores, null_scores = evidence.score(known[: covered.sum()], known[covered.sum() :], said[covered])
         table.loc[covered, "probability"] = TwoGroups.fit(scores, null_scores, shifted=False)(scores)
+        table.loc[told, "probability"] = np.clip(said[told], 0.001, 0.999)  # a phantom counts a little at least
         # what came later did so on other ground than what stood: phantoms near the former tell more
         later = 1 - table["probability"].to_numpy()[origin[seen]]
         groups = TwoGroups.fit(scores, null_scores, np.where(covered[origin[seen]], later, 1.0))
-        table.loc[covered, "probability"] = groups(scores)
+        table.loc[covered, "probability"] = corrected(groups(scores), said[covered])
     return table
 
 

@@ -7,9 +7,10 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.stats import beta
 
-from historymap_lib.calibration import TwoGroups
+from historymap_lib.calibration import TwoGroups, corrected
 from historymap_lib.phantoms import DRAWS, FARTHEST, make_phantoms
 
 STOOD, LATER = beta(6, 2), beta(2, 6)
@@ -135,3 +136,39 @@ def test_a_phantom_that_weighs_twice_is_as_good_as_two():
     weighted, repeated = TwoGroups.fit(scores, phantoms, weights), TwoGroups.fit(scores, np.repeat(phantoms, weights))
     assert weighted.null_share == pytest.approx(repeated.null_share, abs=0.02)
     assert weighted(scores) == pytest.approx(repeated(scores), abs=0.1)
+
+
+@given(
+    probabilities=arrays(float, st.integers(2, 40), elements=st.floats(0.002, 0.998)),
+    answers=st.lists(st.sampled_from([0.0, 1.0, np.nan]), min_size=40, max_size=40),
+)
+def test_what_people_say_moves_probabilities_and_keeps_their_order(probabilities, answers):
+    said = np.array(answers[: len(probabilities)])
+    moved = corrected(probabilities, said)
+    order = np.argsort(probabilities, kind="stable")
+    assert np.all(np.diff(moved[order]) >= -1e-9)
+    assert np.all((moved >= 0) & (moved <= 1))
+    if np.isnan(said).all():
+        assert np.array_equal(moved, probabilities)
+
+
+@pytest.mark.parametrize(("truth", "rises"), [(1.0, True), (0.0, False)])
+def test_the_more_people_contradict_the_more_it_moves(truth, rises):
+    probabilities = np.full(100, 0.4)
+    moved = []
+    for count in (0, 1, 10, 100):
+        said = np.full(100, np.nan)
+        said[:count] = truth
+        moved.append(corrected(probabilities, said)[-1])
+    assert (np.diff(moved) > 0).all() == rises
+    assert abs(moved[1] - moved[0]) < 0.1  # one click moves little
+
+
+def test_clicks_chosen_by_their_probability_mislead_nobody():
+    rng = np.random.default_rng(0)
+    probabilities = rng.uniform(0.02, 0.98, 20_000)
+    truth = rng.random(20_000) < probabilities
+    asked = np.abs(probabilities - 0.7) < 0.1  # seven in ten of these stood
+    moved = corrected(probabilities, np.where(asked, truth, np.nan))
+    assert moved[asked] == pytest.approx(probabilities[asked], abs=0.02)
+    assert moved == pytest.approx(probabilities, abs=0.1)

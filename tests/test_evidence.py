@@ -88,6 +88,22 @@ def test_the_score_needs_no_label_that_is_true():
     assert roc_auc_score(stood, scores) > 0.93
 
 
+def test_what_people_say_of_some_tells_the_others_apart():
+    """Something bright stands on every plot, and only how it is lit tells a house of then from what came later."""
+    rng = np.random.default_rng(2)
+    stood = np.arange(600) < 300
+    table = np.stack([rng.normal(3, 1, 600), np.where(stood, 1.5, -1.5) + rng.normal(0, 1, 600)], 1)
+    phantoms = rng.normal(0, 1, (600, 2))
+    said = np.full(600, np.nan)
+    asked = rng.permutation(600)[:40]
+    said[asked] = stood[asked]
+    others = np.isnan(said)
+    before, after = (evidence.score(table, phantoms, answers)[0][others] for answers in (None, said))
+    assert roc_auc_score(stood[others], after) > roc_auc_score(stood[others], before) + 0.1
+    nothing, _ = evidence.score(table, phantoms, np.full(600, np.nan))
+    assert np.array_equal(nothing[others], before)
+
+
 def test_without_a_photo_the_probabilities_speak_alone(tmp_path):
     raster = np.full((200, 200), 10, np.uint8)
     raster[50:80, 50:80] = 240

@@ -161,13 +161,18 @@ class Session:
             return shown if self.only is None else shown & self.only
 
     def queue(self, count: int) -> list[int]:
-        """Return the rows that come next; not those that somebody has judged, unless these are asked for."""
+        """Return the rows that come next; not those that somebody has judged, unless these are asked for.
+
+        Those that were passed over come again when there are no others, the one that has waited longest first.
+        """
         with self.lock:
             ranked = self._ranking()
             wanted = self._open()
-            wanted[[row for row in self._trail if row not in self._done]] = False  # passed over: in another session
+            passed = {row: when for when, row in enumerate(self._trail) if row not in self._done}
+            again = sorted((row for row in ranked[wanted[ranked]].tolist() if row in passed), key=passed.__getitem__)
+            wanted[list(passed)] = False
             found: list[int] = ranked[wanted[ranked]][:count].tolist()
-            return found
+            return found + again[: count - len(found)]
 
     def left(self) -> int:
         """Return how many the queue still has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -135,12 +136,18 @@ class Buildings:
     def at(self, longitude: float, latitude: float, reach: float = 0.0) -> list[int]:
         """Return the rows of the buildings at a place, the smallest first: it may lie upon another.
 
-        Where there is none, the nearest one not further than `reach` (in degrees of latitude).
+        Where there is none, the nearest one not further than `reach` (in degrees of longitude, any way).
         """
         place = shapely.Point(longitude, latitude)
         found = self._tree.query(place, predicate="intersects")
         if not len(found) and reach > 0:
-            found = self._tree.query_nearest(place, max_distance=reach)[:1]
+            shrink = math.cos(math.radians(latitude))  # so much shorter is a degree of longitude than one of latitude
+            high = reach * shrink
+            around = shapely.box(longitude - reach, latitude - high, longitude + reach, latitude + high)
+            near = self._tree.query(around, predicate="intersects")
+            plain = shapely.transform(self.shapes[near], lambda xy: (xy - (longitude, latitude)) * (shrink, 1))
+            distance = shapely.distance(plain, shapely.Point(0, 0))
+            found = near[distance <= high][np.argsort(distance[distance <= high])][:1]
         return sorted(found.tolist(), key=lambda row: self.area[row])
 
     def collection(self, rows: Sequence[int] | NDArray[np.intp], classes: Iterable[str]) -> dict[str, Any]:

@@ -136,8 +136,16 @@ def test_a_building_that_was_passed_over_does_not_come_again_at_once(session):
     session.forward()
     first = session.selected
     session.forward()
+    second = session.selected
     session.forward()
-    assert first not in session.queue(999)
+    assert session.queue(999)[-2:] == [first, second]  # when there are no others
+
+
+def test_the_way_back_leads_to_those_that_were_passed_over(session):
+    session.forward()
+    first = session.selected
+    session.forward()
+    session.forward()
     session.back()
     session.back()
     assert session.selected == first

@@ -16,7 +16,7 @@ from ipywidgets import VBox
 
 import historymap_lib
 from historymap_lib import steps
-from historymap_lib.errors import StepError, sentence_of
+from historymap_lib.errors import HistorymapError, StepError, sentence_of
 from historymap_lib.pictures import PICTURES
 from historymap_lib.project import CONFIG, SAMPLE
 from historymap_lib.status import read_status
@@ -142,11 +142,14 @@ class Notebook:
         self.picture("evaluation")
 
     def annotate(self, count: int = 50) -> None:
-        """Show the map on which a person judges buildings; without a person a table of those that most need one."""
-        if attended():
-            display(AnnotationMap(self._case))
-        else:
-            display(self.buildings(count))
+        """Show the map on which a person judges buildings; without a person a table of those that most need one.
+
+        Where there are no buildings, or no verdicts to list, a line says what to do first.
+        """
+        try:
+            display(AnnotationMap(self._case) if attended() else self.buildings(count))
+        except HistorymapError as error:
+            print(f"{str(error).rstrip('.')}; then run this cell again")  # noqa: T201
 
     def buildings(self, count: int = 50) -> pd.DataFrame:
         """Return the buildings that most need a person, the least certain first.

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from sklearn.isotonic import IsotonicRegression
 
 from historymap_lib.errors import AnnotationsError
 
@@ -90,6 +89,8 @@ def _disagreement(buildings: pd.DataFrame, conflicts: Collection[str]) -> NDArra
     usually goes with. Measured, of the first hundred 69 verdicts are wrong on Banepa, of a hundred at random 21; on two
     sample towns, where the photo is the better witness, it finds fewer than chance does.
     """
+    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - takes a second, which a new kernel need not wait
+
     probability = buildings["probability"].to_numpy(np.float64)
     share = buildings["overlap"].fillna(buildings["probability"]).to_numpy(np.float64)
     network = IsotonicRegression().fit(share, probability).predict(share)

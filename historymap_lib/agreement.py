@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from sklearn.metrics import cohen_kappa_score
-
 from historymap_lib.annotation_store import VERDICTS
 
 if TYPE_CHECKING:
@@ -44,6 +42,8 @@ def pairs(latest: Iterable[Event]) -> list[Pair]:
         latest: the latest word of each person on each building (`AnnotationStore.by_person`).
 
     """
+    from sklearn.metrics import cohen_kappa_score  # noqa: PLC0415 - takes a second, which a new kernel need not wait
+
     said: dict[str, dict[str, str]] = defaultdict(dict)
     for event in latest:
         said[event.annotator][event.building] = event.verdict

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if PROGRESS in os.environ and isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # somebody follows the log of this job
-    return _guarded(lambda: options.run(options))
+    return guarded(lambda: options.run(options))
 
 
 def step_main(name: str, arguments: Sequence[str] | None = None) -> int:
@@ -49,14 +49,14 @@ def step_main(name: str, arguments: Sequence[str] | None = None) -> int:
     def run() -> None:
         print(steps.run(load(options.config), name, force=True, **_given(options, step)))
 
-    return _guarded(run)
+    return guarded(run)
 
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _guarded(run: Callable[[], int | None]) -> int:
+def guarded(run: Callable[[], int | None]) -> int:
     """Run something and return its exit code; a user's error is a sentence and no traceback."""
     try:
         with _ending_tidily():

@@ -10,7 +10,8 @@ import shapely
 from matplotlib.figure import Figure
 from rasterio import features
 
-from historymap_lib.figures import DPI, Look, footprint_patch, write_figure
+from historymap_lib.figures import DPI, footprint_patch, write_figure
+from historymap_lib.looks import Look
 from historymap_lib.training_data import IGNORE, read_metadata, read_tile
 
 if TYPE_CHECKING:

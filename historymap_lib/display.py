@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the display copies of a case; return the exit code."""
-    from historymap_lib.cli import _guarded  # noqa: PLC0415 - only as a command; what is below knows none above
+    from historymap_lib.cli import guarded  # noqa: PLC0415 - only as a command; what is below knows none above
     from historymap_lib.project import load  # noqa: PLC0415
 
     options = _parser().parse_args(arguments)
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made = make(project, layer)
             print(f"{layer}: {made.path}, to zoom {made.max_zoom}", flush=True)
 
-    return _guarded(run)
+    return guarded(run)
 
 
 if __name__ == "__main__":

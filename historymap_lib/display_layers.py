@@ -243,11 +243,11 @@ def _under(grid: Grid, crs: str, bounds: Bounds) -> Window | None:
 @contextmanager
 def _probability_layer(project: Project) -> Iterator[_Layer]:
     """Yield the probabilities in the colours of the pictures."""
-    from historymap_lib.figures import _veil  # noqa: PLC0415 - the server, which only looks up copies, needs no pictures
+    from historymap_lib.figures import veil  # noqa: PLC0415 - the server, which only looks up copies, needs no pictures
 
     path = project.paths.probability
     palette = np.zeros((NO_DATA + 1, 4), np.uint8)
-    palette[: FULL + 1] = np.round(np.array(_veil().colors) * 255)
+    palette[: FULL + 1] = np.round(np.array(veil().colors) * 255)
     with _opened(path) as dataset:
         frame = Frame.over(dataset.crs, dataset.width, dataset.height, dataset.bounds, str(path))
         bounds = transform_bounds(dataset.crs, DEGREES, *dataset.bounds)

@@ -1,13 +1,12 @@
 """The pictures of the steps: training curves, probabilities over the photo, map and histogram of the verdicts.
 
 Each function writes one PNG, whole or not at all. No state is shared (no pyplot), so a picture can be drawn in any
-thread and in a notebook alike. What matters is never told by colour alone: see `LOOKS`.
+thread and in a notebook alike. What matters is never told by colour alone: see `looks`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from historymap_lib import artifacts
+from historymap_lib.looks import LOOKS, Look
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,26 +53,6 @@ CURVES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", (0
 """Colour and line style of each member of the model; the colours are Okabe and Ito's (2008, Color Universal Design)."""
 
 
-@dataclass(frozen=True)
-class Look:
-    """How footprints of one verdict are drawn: filled, hatched or hollow, so that it shows without colour too."""
-
-    label: str
-    face: str
-    alpha: float
-    edge: str
-    line: str = "-"
-    hatch: str = ""
-    width: float = 1.2
-
-
-LOOKS = {
-    "existed": Look("existed", "#009E73", 0.8, "#00543D"),
-    "not_existed": Look("not existed", "#D55E00", 0.15, "#D55E00", hatch="////"),
-    "unsure": Look("unsure", "#F0E442", 0.75, "#6B5A00", line="--"),
-    "no_coverage": Look("no coverage", "#999999", 0.5, "#5C5C5C", line=":"),
-}
-"""By verdict."""
 SCORED = ("not_existed", "unsure", "existed")
 
 ANNOTATED = Look("annotated", INK, 0.0, INK, width=2.4)
@@ -129,7 +109,7 @@ def draw_probability(photo: Photo, raster: Path, path: Path) -> None:
         with WarpedVRT(dataset, src_nodata=255, nodata=255, resampling=Resampling.average, **grid) as view:
             values = view.read(1)
     shown = np.ma.masked_equal(values, 255) / 254
-    image = axes.imshow(shown, cmap=_veil(), vmin=0, vmax=1, extent=extent, aspect="auto", zorder=2)
+    image = axes.imshow(shown, cmap=veil(), vmin=0, vmax=1, extent=extent, aspect="auto", zorder=2)
     _scale_bar(axes)
     _colour_bar(figure, image)
     write_figure(figure, path)
@@ -311,7 +291,7 @@ def _draw_photo(axes: Axes, grey: NDArray[np.uint8], extent: Extent, fade: float
     axes.imshow(shown, cmap="gray", vmin=-255 * fade / (1 - fade), vmax=255, extent=extent, aspect="auto", zorder=1)
 
 
-def _veil() -> ListedColormap:
+def veil() -> ListedColormap:
     """Return matplotlib's plasma, ever less transparent."""
     colors = colormaps["plasma"](np.linspace(0, 1, 255))
     colors[:, 3] = np.linspace(0.05, 0.85, 255)

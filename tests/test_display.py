@@ -24,7 +24,7 @@ from rasterio.warp import transform_bounds
 from historymap_lib import artifacts, display, display_layers
 from historymap_lib.display import LAYERS, copy_of, find, make, tile_url
 from historymap_lib.errors import DisplayError, PhotoError
-from historymap_lib.figures import _veil
+from historymap_lib.figures import veil
 from historymap_lib.project import load
 
 BOUNDS = transform_bounds(CRS, "EPSG:4326", *rasterio.transform.array_bounds(512, 512, TRANSFORM))
@@ -89,7 +89,7 @@ def test_probabilities_have_the_colours_of_the_pictures_and_no_data_none(case):
     copy = make(case, "probability")
     colours, _ = pixels(copy)
     values = warped(case.paths.probability, copy, 255, Resampling.bilinear)
-    palette = np.vstack([np.round(_veil().colors * 255), np.zeros((1, 4))]).astype(np.uint8)
+    palette = np.vstack([np.round(veil().colors * 255), np.zeros((1, 4))]).astype(np.uint8)
     assert (colours == palette[values].transpose(2, 0, 1)).all()
     assert set(np.unique(values)) > {0, 229, 255}
 

@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from historymap_lib import contact_sheet, figures, project
 from historymap_lib.errors import TrainingDataError
 from historymap_lib.imagery import open_photo
+from historymap_lib.looks import LOOKS
 from historymap_lib.training_data import write_raster
 
 CRS = "EPSG:25832"
@@ -174,7 +175,7 @@ def test_verdicts_show_in_their_colours(photo, tmp_path):
     names = ["existed", "not_existed", "unsure", "no_coverage"] * 5
     figures.draw_verdicts(verdicts_of(squares(20), names), photo, tmp_path / "v.png")
     image = pixels(tmp_path / "v.png")[figures.HEAD : -figures.FOOT]
-    assert all(shows(image, look.edge) > 100 for look in figures.LOOKS.values())
+    assert all(shows(image, look.edge) > 100 for look in LOOKS.values())
 
 
 def test_verdicts_in_degrees_give_the_same_picture(photo, tmp_path):
@@ -195,7 +196,7 @@ def test_footprints_that_are_missing_empty_or_in_parts_are_no_obstacle(photo, tm
     one, two, three = squares(3)
     shapes = [None, shapely.Polygon(), shapely.MultiPolygon([one, two]), three]
     figures.draw_verdicts(verdicts_of(shapes, ["existed"] * 4), photo, tmp_path / "v.png")
-    assert shows(pixels(tmp_path / "v.png"), figures.LOOKS["existed"].edge) > 100
+    assert shows(pixels(tmp_path / "v.png"), LOOKS["existed"].edge) > 100
     figures.draw_verdicts(verdicts_of([None], ["unsure"]), photo, tmp_path / "v.png")
 
 

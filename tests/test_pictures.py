@@ -11,6 +11,7 @@ from matplotlib.image import imread
 
 from historymap_lib import figures, steps
 from historymap_lib.annotations import Annotation, save
+from historymap_lib.looks import LOOKS
 from historymap_lib.pictures import PICTURES
 from historymap_lib.project import load
 from historymap_lib.settings import Verification
@@ -81,9 +82,9 @@ def test_the_histogram_counts_each_verdict_and_those_by_people_apart(tmp_path, l
     drawn(verdicts_of([0.01, 0.05, 0.5, 0.95, 0.99, 0.97, np.nan], annotated=[5]), tmp_path)
     assert sorted(legends) == sorted(
         [
-            f"{figures.LOOKS['existed'].label} (2)",
-            f"{figures.LOOKS['not_existed'].label} (2)",
-            f"{figures.LOOKS['unsure'].label} (1)",
+            f"{LOOKS['existed'].label} (2)",
+            f"{LOOKS['not_existed'].label} (2)",
+            f"{LOOKS['unsure'].label} (1)",
             "judged by people (1)",
         ]
     )

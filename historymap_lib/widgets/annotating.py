@@ -62,6 +62,7 @@ class Session:
         self._done: dict[int, float | None] = {}
         self._ranked: NDArray[np.int64] | None = None
         self._seen = 0
+        self._own: set[int] = set()
         self._mine: set[str] = set()
         self._conflicts: set[str] = set()
         self.reread()
@@ -101,7 +102,9 @@ class Session:
             for event in events:
                 self._seen = max(self._seen, event.id)
                 self._take(event.building)
-            return bool(events)
+            others = [event for event in events if event.id not in self._own]
+            self._own.clear()
+            return bool(others)
 
     def name(self, annotator: str) -> None:
         """Judge under another name from now on."""
@@ -169,15 +172,15 @@ class Session:
             ranked = self._ranking()
             wanted = self._open()
             passed = {row: when for when, row in enumerate(self._trail) if row not in self._done}
-            again = sorted((row for row in ranked[wanted[ranked]].tolist() if row in passed), key=passed.__getitem__)
-            wanted[list(passed)] = False
+            again = [row for row in sorted(passed, key=passed.__getitem__) if wanted[row]]
+            wanted[again] = False
             found: list[int] = ranked[wanted[ranked]][:count].tolist()
             return found + again[: count - len(found)]
 
     def left(self) -> int:
         """Return how many the queue still has."""
         with self.lock:
-            return int(self._open()[self._ranking()].sum())
+            return int(self._open().sum())
 
     def _pick(self, row: int | None, chosen_by: str) -> None:
         if self.selected is not None and self.selected != row:
@@ -197,9 +200,9 @@ class Session:
         return self._ranked
 
     def _open(self) -> NDArray[np.bool_]:
-        """Return which buildings the order asks for."""
+        """Return which buildings the order asks for, of those that the photo shows."""
         judged = self.buildings.annotated >= 0
-        wanted = self.passing()
+        wanted: NDArray[np.bool_] = self.passing() & ~np.isnan(self.buildings.probability)
         if self.order == "others":
             return wanted & judged & ~self._rows(self._mine)
         if self.order == "disagreement":
@@ -230,7 +233,8 @@ class Session:
             seconds = min(time.monotonic() - self._since, LONGEST)
             row = self.buildings.row(building)
             chosen_by = self._chosen_by if row == self.selected else PERSON
-            self.store.save(self._judgement(building, verdict, chosen_by, seconds, notes=notes, reason=reason))
+            said = self._judgement(building, verdict, chosen_by, seconds, notes=notes, reason=reason)
+            self._own.update(self.store.save(said))
             self._mine.add(building)
             self._take(building)
             if row is not None:
@@ -247,7 +251,8 @@ class Session:
         """
         with self.lock:
             seconds = min(time.monotonic() - self._since, LONGEST) / max(1, len(verdicts))
-            self.store.save(*(self._judgement(name, said, self.order, seconds) for name, said in verdicts.items()))
+            said = [self._judgement(name, verdict, self.order, seconds) for name, verdict in verdicts.items()]
+            self._own.update(self.store.save(*said))
             for building in verdicts:
                 self._mine.add(building)
                 self._take(building)

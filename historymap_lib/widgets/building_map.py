@@ -18,7 +18,7 @@ import traitlets
 from ipyleaflet import GeoJSON, ImageOverlay, Map, ScaleControl, TileLayer, basemaps
 from PIL import Image, ImageColor
 
-from historymap_lib.figures import LOOKS
+from historymap_lib.looks import LOOKS
 from historymap_lib.widgets.buildings import VERDICTS
 from historymap_lib.widgets.panel import FOLDER, STYLE
 
@@ -131,16 +131,18 @@ class BuildingMap(Map):
 
     def look_at(self, row: int) -> None:
         """Move the map to a building, if it is not well in view."""
-        longitude, latitude = self._session.buildings.points[row]
+        longitude, latitude = self._session.buildings.point(row)
         view, zoom = self.view, math.log2(self._world() / TILE)
-        if view is not None and zoom >= CLOSE - 2:
+        near = zoom >= CLOSE - 2
+        if view is not None and near:
             west, south, east, north = view
             wide, high = (east - west) * 0.1, (north - south) * 0.1
             if west + wide < longitude < east - wide and south + high < latitude < north - high:
                 return
         with self.hold_sync():
-            self.center = (float(latitude), float(longitude))
-            self.zoom = max(zoom, CLOSE)
+            self.center = (latitude, longitude)
+            if not near:
+                self.zoom = CLOSE
 
     def show_all(self) -> None:
         """Show the whole area."""
@@ -172,7 +174,7 @@ class BuildingMap(Map):
         session = self._session
         wide, high = (max(1, round(side / CELL)) for side in self._size(view))
         west, south, east, north = view
-        points = session.buildings.points[rows]
+        points = session.buildings.centres[rows]
         top, bottom = _mercator(north), _mercator(south)
         x = ((points[:, 0] - west) / (east - west) * wide).astype(int).clip(0, wide - 1)
         y = ((top - _mercator(points[:, 1])) / (top - bottom) * high).astype(int).clip(0, high - 1)

@@ -26,12 +26,13 @@ class BuildingViews:
         self._project, self._session = project, session
         self._crops: Crops | None = None
         self._tags: dict[str, dict[str, str]] | None = None
+        self._starting = threading.Lock()
         self.trouble = ""
         try:
             self._crops = Crops(project)
         except HistorymapError as error:
             self.trouble = str(error)
-        threading.Thread(target=self._read_tags, name="historymap tags", daemon=True).start()
+        self._reading = threading.Thread(target=self._read_tags, name="historymap tags", daemon=True)
 
     @property
     def has_photo(self) -> bool:
@@ -69,6 +70,9 @@ class BuildingViews:
         found = self._session.buildings
         if self._tags is not None:
             return self._tags.get(found.ids[row], {})
+        with self._starting:  # not before: at 100,000 buildings it would delay the map by a second
+            if self._reading.ident is None:
+                self._reading.start()
         name = found.frame["name"].iloc[row]
         return {"name": name} if isinstance(name, str) else {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -13,7 +14,6 @@ import pandas as pd
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from historymap_lib.evaluation import read_verdicts
 from historymap_lib.footprint_source import load_footprints
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
 EXISTED, NOT_EXISTED, UNSURE, NO_COVERAGE = range(4)
+COLUMNS = ["building_id", "name", "verdict", "probability", "overlap", "annotated", "model"]
+"""Of what `verify` wrote: those that are shown."""
 DIGITS = 7
 """Of longitude and latitude: a centimetre."""
 VIEW = tuple[float, float, float, float]
@@ -58,7 +60,6 @@ class Buildings:
         ids: building ids, such as way/123.
         frame: what `verify` wrote of each, in the CRS of the case; without verdicts the columns of the footprints.
         shapes: the footprints in EPSG:4326.
-        points: longitude and latitude of a place within each (n x 2, float64).
         area: in square metres (float64).
         probability: that it existed (float64, nan where nothing is known).
         confidence: of the verdict of the model, 0 to 1 (float64).
@@ -72,15 +73,9 @@ class Buildings:
         self.frame = frame.reset_index(drop=True)
         self.ids: NDArray[Any] = frame["building_id"].to_numpy(object)
         self._rows = {building: row for row, building in enumerate(self.ids)}
-        lonlat = frame.geometry.to_crs("EPSG:4326").to_numpy()
-        self.shapes: NDArray[Any] = shapely.transform(lonlat, lambda xy: xy.round(DIGITS))
+        self.shapes: NDArray[Any] = frame.geometry.to_crs("EPSG:4326").to_numpy()
         self._tree = shapely.STRtree(self.shapes)
-        inside = shapely.point_on_surface(lonlat)
-        self.points = np.column_stack([shapely.get_x(inside), shapely.get_y(inside)])
-        shapes = frame.geometry.to_numpy()
-        centre = shapely.centroid(shapes)
-        self.area: NDArray[Any] = np.asarray(shapely.area(shapes))
-        self.places = pd.DataFrame({"x": shapely.get_x(centre), "y": shapely.get_y(centre), "area": self.area})
+        self.area: NDArray[Any] = frame.geometry.area.to_numpy()
         judged = "probability" in frame
         probability = pd.to_numeric(frame["probability"]) if judged else pd.Series(np.nan, frame.index)
         self.probability: NDArray[Any] = probability.to_numpy(np.float64)
@@ -93,6 +88,17 @@ class Buildings:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def centres(self) -> NDArray[Any]:
+        """Longitude and latitude of the middle of each (n x 2, float64), which may lie beside a bent one."""
+        west, south, east, north = shapely.bounds(self.shapes).T
+        return np.column_stack([west + east, south + north]) / 2
+
+    def point(self, row: int) -> tuple[float, float]:
+        """Return longitude and latitude of a place within a building."""
+        inside = self.shapes[row].point_on_surface()
+        return inside.x, inside.y
 
     def row(self, building: str) -> int | None:
         """Return the row of a building, or None where there is none of this id."""
@@ -152,7 +158,8 @@ class Buildings:
 
     def collection(self, rows: Sequence[int] | NDArray[np.intp], classes: Iterable[str]) -> dict[str, Any]:
         """Return buildings as GeoJSON (EPSG:4326) whose looks are classes of the style sheet."""
-        outlines = shapely.to_geojson(self.shapes[np.asarray(rows, np.intp)])
+        chosen = self.shapes[np.asarray(rows, np.intp)]
+        outlines = shapely.to_geojson(shapely.transform(chosen, lambda xy: xy.round(DIGITS)))
         features = [
             {"type": "Feature", "geometry": json.loads(outline), "properties": {"style": {"className": name}}}
             for outline, name in zip(outlines, classes, strict=True)
@@ -166,13 +173,18 @@ class Buildings:
 
     def table(self) -> pd.DataFrame:
         """Return what an order of asking needs to know of each building (`active_learning.rank`)."""
-        columns = {
-            "building_id": self.ids,
-            "probability": self.probability,
-            "overlap": pd.to_numeric(self.frame["overlap"]) if "overlap" in self.frame else self.probability,
-            "verdict": np.take(VERDICTS, self.model),
-        }
-        return self.places.assign(**columns)
+        centre = self.frame.geometry.centroid
+        return pd.DataFrame(
+            {
+                "building_id": self.ids,
+                "probability": self.probability,
+                "overlap": pd.to_numeric(self.frame["overlap"]) if "overlap" in self.frame else self.probability,
+                "verdict": np.take(VERDICTS, self.model),
+                "x": centre.x,
+                "y": centre.y,
+                "area": self.area,
+            }
+        )
 
 
 def read_buildings(project: Project, holding: dict[str, Event]) -> Buildings:
@@ -198,9 +210,11 @@ def _verified(path: Path) -> gpd.GeoDataFrame | None:
     table = path.with_suffix(".gpkg")
     if table.exists() and table.stat().st_mtime >= path.stat().st_mtime - 60:
         try:
-            return gpd.read_file(table, use_arrow=True)
+            return gpd.read_file(table, columns=COLUMNS, use_arrow=True)
         except (DataSourceError, DataLayerError, OSError, ValueError):
             pass  # the GeoJSON says the same
+    from historymap_lib.evaluation import read_verdicts  # noqa: PLC0415 - its pictures take half a second
+
     found = read_verdicts(path)
     return found.to_crs(found.estimate_utm_crs())
 

@@ -97,7 +97,7 @@ def test_all_listeners_are_told_without_the_lock_so_that_none_waits_for_another(
     session.listeners.append(listen)
     session.forward()
     session.judge("existed", session.buildings.ids[session.selected])
-    session.click(*session.buildings.points[3], 0.0)
+    session.click(*session.buildings.point(3), 0.0)
     session.back()
     session.undo()
     session.redo()
@@ -170,7 +170,7 @@ def test_below_the_threshold_a_verdict_of_the_model_is_unsure_but_never_that_of_
 
 def test_of_two_buildings_upon_each_other_a_second_click_takes_the_other(session):
     small, large = row_of(session, "way/900"), row_of(session, "way/1")
-    place = session.buildings.points[small]
+    place = session.buildings.point(small)
     session.click(*place, 0.0)
     assert session.selected == small
     session.click(*place, 0.0)
@@ -180,7 +180,7 @@ def test_of_two_buildings_upon_each_other_a_second_click_takes_the_other(session
 
 
 def test_a_click_beside_all_buildings_changes_nothing_and_one_just_beside_takes_the_nearest(session):
-    longitude, latitude = session.buildings.points[7]
+    longitude, latitude = session.buildings.point(7)
     session.click(longitude + 1, latitude, 1e-5)
     assert session.selected is None
     east = shapely.bounds(session.buildings.shapes[7])[2]

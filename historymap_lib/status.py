@@ -195,6 +195,10 @@ def _verdicts(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return text, counts
 
 
+def _some(count: int, what: str) -> str:
+    return f"{count:,} {what}" + "s" * (count != 1)
+
+
 def _annotations(project: Project) -> Item:
     path, store = project.paths.annotations, store_path(project)
     files = [file for file in (store, store.with_name(f"{store.name}-wal"), path) if file.exists()]
@@ -208,7 +212,7 @@ def _annotations(project: Project) -> Item:
         return Item("annotations", str(path), None, exists=bool(files), made_at=None, text=str(error))
     counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
     facts = {"annotations": len(verdicts), **counts, "waiting": waiting}
-    text = f"{len(verdicts)} buildings" + (f", {waiting} changes not applied yet" if waiting else "")
+    text = _some(len(verdicts), "building") + (f", {_some(waiting, 'change')} not applied yet" if waiting else "")
     if not files:
         return Item("annotations", str(path), None, exists=False, made_at=None, text=text, facts=facts)
     return _brought("annotations", files, text, facts)

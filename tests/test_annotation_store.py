@@ -329,7 +329,7 @@ def test_saving_does_not_apply_and_the_steps_are_due_until_they_have_run(town):
     assert unpublished(town) == 1
     due = {item.name: item for item in read_status(town).items}
     assert due["verdicts"].outdated == "annotations have changed 1 time"
-    assert due["annotations"].text == "1 buildings, 1 changes not applied yet"
+    assert due["annotations"].text == "1 building, 1 change not applied yet"
     steps.run(town, "apply-annotations")
     assert verdict(town, 2) == "existed"
     due = {item.name: item for item in read_status(town).items}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -150,6 +150,13 @@ class Session:
         with self.lock:
             self.order, self._ranked = order, None
         self.tell()
+
+    def settle(self, annotator: str, order: str) -> None:
+        """Take what a person has put down of themselves and of the order; nothing changes where it is as before."""
+        if annotator != self.annotator:
+            self.name(annotator)
+        if order in ORDERS and order != self.order:
+            self.ask(order)
 
     def sieve(self, wanted: Filter, threshold: float) -> None:
         """Show and ask for other buildings only."""
@@ -317,6 +324,20 @@ class Session:
             seconds = [one for one in self._done.values() if one is not None]
             median = float(np.median(seconds)) if seconds else None
             return len(self._done), median, agreement(self.buildings, self._done)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is told of the session: who judges, in which order, how many, how fast."""
+        with self.lock:
+            done, seconds, agreed = self.done()
+            return {
+                "annotator": self.annotator,
+                "orders": ORDERS,
+                "order": self.order,
+                "left": self.left(),
+                "done": done,
+                "seconds": seconds,
+                "agreed": agreed,
+            }
 
     def counts(self) -> dict[str, int]:
         """Return how many buildings are shown as what, whether they pass the filter or not."""

@@ -184,7 +184,7 @@ class BuildingMap(Map):
         number = counts.sum(axis=1)
         colours = np.array([ImageColor.getrgb(LOOKS[name].face) for name in VERDICTS])
         mixed = counts @ colours / np.maximum(number, 1)[:, None]
-        strength = np.where(number > 0, 120 + 135 * np.minimum(number / max(1.0, np.quantile(number, 0.99)), 1), 0)
+        strength = np.where(number > 0, 80 + 110 * np.minimum(number / max(1.0, np.quantile(number, 0.99)), 1), 0)
         pixels = np.column_stack([mixed, strength]).astype(np.uint8).reshape(high, wide, 4)
         data = BytesIO()
         Image.fromarray(pixels).save(data, "PNG")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import traitlets
 
-from historymap_lib.widgets.annotating import ORDERS
 from historymap_lib.widgets.panel import Panel
 
 if TYPE_CHECKING:
@@ -40,12 +39,9 @@ class GridPanel(Panel):
                 self._turn()
             found = session.buildings
             rows = [row for row in map(found.row, self._page) if row is not None]
-            left, (done, seconds, agreed) = session.left(), session.done()
+            shown = session.facts()
         cells = [self._cell(row) for row in rows] if self.active else []
-        return {
-            "cells": cells, "order": ORDERS[session.order], "left": left, "done": done, "seconds": seconds,
-            "agreed": agreed, "active": self.active,
-        }  # fmt: skip
+        return {"cells": cells, "active": self.active, **shown}
 
     def act(self, action: str, content: dict[str, Any]) -> str | None:
         """Answer a button or a key."""
@@ -60,6 +56,9 @@ class GridPanel(Panel):
         elif action in {"undo", "redo"}:
             self._page = {}
             return self._session.undo() if action == "undo" else self._session.redo()
+        elif action == "settings":
+            values = dict(content.get("values") or {})
+            self._session.settle(str(values.get("annotator", "")), str(values.get("order", "")))
         return None
 
     def turn(self) -> None:

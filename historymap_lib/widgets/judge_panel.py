@@ -8,7 +8,6 @@ import numpy as np
 import traitlets
 
 from historymap_lib.status import age
-from historymap_lib.widgets.annotating import ORDERS
 from historymap_lib.widgets.buildings import NO_COVERAGE, VERDICTS
 from historymap_lib.widgets.panel import Panel
 
@@ -36,20 +35,13 @@ class JudgePanel(Panel):
         """Return what the template shows."""
         session = self._session
         with session.lock:
-            row, order, left = session.selected, session.order, session.left()
-            done, seconds, agreed = session.done()
-            ahead = session.queue(AHEAD)
+            row, ahead = session.selected, session.queue(AHEAD)
+            shown = session.facts()
         self._show_images([row] if row is not None else [], ahead)
         return {
             "building": self._building(row) if row is not None else None,
-            "annotator": session.annotator,
-            "orders": ORDERS,
-            "order": order,
-            "left": left,
-            "done": done,
-            "seconds": seconds,
-            "agreed": agreed,
             "reasons": REASONS,
+            **shown,
         }
 
     def act(self, action: str, content: dict[str, Any]) -> str | None:
@@ -67,10 +59,7 @@ class JudgePanel(Panel):
         elif action == "back":
             session.back()
         elif action == "settings":
-            if (name := str(values.get("annotator", ""))) != session.annotator:
-                session.name(name)
-            if (order := str(values.get("order", ""))) in ORDERS and order != session.order:
-                session.ask(order)
+            session.settle(str(values.get("annotator", "")), str(values.get("order", "")))
         return None
 
     def _show_images(self, rows: list[int], ahead: list[int]) -> None:

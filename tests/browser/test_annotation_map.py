@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import geopandas as gpd
 import pytest
-from case_fixtures import lattice, make_case, rectangle, seen, write_probability
+from case_fixtures import CRS, NORTH, WEST, lattice, make_case, rectangle, seen, write_probability
 from job_fixtures import until
+from pyproj import Transformer
 
 from historymap_lib import steps
 from historymap_lib.annotation_store import AnnotationStore
@@ -15,6 +17,14 @@ from historymap_lib.cli import main
 from historymap_lib.project import load
 
 CHECK = Path(__file__).with_name("check.js")
+TO_MERCATOR = Transformer.from_crs(CRS, "EPSG:3857", always_xy=True)
+PLACE = """([east, north]) => {
+  const tile = document.querySelector(".hm-map .leaflet-photo-pane img.leaflet-tile-loaded");
+  const [, z, x, y] = tile.src.match(/\\/(\\d+)\\/(\\d+)\\/(\\d+)(\\?|$)/).map(Number);
+  const box = tile.getBoundingClientRect(), half = 20037508.342789244, side = (2 * half) / 2 ** z;
+  return [box.left + ((east + half) / side - x) * box.width, box.top + ((half - north) / side - y) * box.height];
+}"""
+"""Where on the page a place in EPSG:3857 lies: what a photo tile shows stands in its address."""
 
 
 @pytest.fixture
@@ -30,6 +40,41 @@ def town(tmp_path, monkeypatch):
     steps.run(case, "generate-training", tiles=4)
     write_probability(case, seen({number: shape for number, shape in buildings.items() if number < 900}))
     steps.run(case, "verify")
+    return file
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch):
+    """A case with few buildings, some of which are odd."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    courtyard = rectangle(70, 85, 32, 30).difference(rectangle(80, 93, 12, 14))
+    buildings = {n: shape for n, shape in lattice(39.4).items() if not shape.intersects(courtyard.buffer(3))}
+    buildings |= {
+        900: rectangle(3.1 + 2, 3.1 + 2, 4, 4),  # upon way/1
+        901: rectangle(40, -9, 9, 12),
+        902: courtyard,
+        903: rectangle(-7, 100, 14, 12),
+    }
+    file = make_case(tmp_path, buildings, verification={"max_offset": 0}, jobs={"idle": 30, "grace": 5})
+    case = load(file)
+    footprints = case.resolve(case.footprints.path)
+    frame = gpd.read_file(footprints)
+    frame.loc[frame["osm_id"] == 902, "osm_type"] = "relation"
+    frame.to_file(footprints, driver="GeoJSON")
+    write_probability(case, seen(buildings))
+    steps.run(case, "verify")
+    return file
+
+
+@pytest.fixture
+def crowded(tmp_path, monkeypatch):
+    """A case with more buildings than are drawn one by one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    places = [(3.1 + 7 * column, 5.1 + 7 * row) for row in range(35) for column in range(35)]
+    buildings = {number: rectangle(*place, 4.2, 4.2) for number, place in enumerate(places, 1)}
+    file = make_case(tmp_path, buildings, verification={"max_offset": 0}, jobs={"idle": 30, "grace": 5})
+    write_probability(load(file), seen(buildings))
+    steps.run(load(file), "verify")
     return file
 
 
@@ -61,6 +106,17 @@ class Annotating:
         )
         self.page.wait_for_timeout(100)  # a key counts again when the last one was answered
         return before
+
+    def click_at(self, east, south):
+        """Show the whole area, somewhat closer, and click on a place in metres from the corner of the photo."""
+        self.page.locator(".hm-legend [data-action=all]").click()
+        self.page.wait_for_timeout(1000)
+        self.page.locator(".hm-map .leaflet-control-zoom-in").click()
+        self.page.evaluate("() => document.querySelector('.hm-annotate').scrollIntoView()")
+        self.page.wait_for_timeout(1000)  # the map moves there
+        place = TO_MERCATOR.transform(WEST + east, NORTH - south)
+        self.page.mouse.click(*self.page.evaluate(PLACE, list(place)))
+        self.page.wait_for_timeout(500)
 
     def click(self, path):
         """Click into a polygon of the map."""
@@ -160,13 +216,73 @@ def test_a_page_of_many_is_flipped_and_confirmed_and_then_applied(town, lab):
     assert page.lab.errors == []
 
 
-def test_of_two_upon_each_other_each_can_be_judged_and_so_can_one_without_photo(town, lab):
-    page = Annotating(lab(town, "5_annotate.ipynb")).run()
+def test_odd_buildings_can_be_judged_each_by_itself(odd, lab):
+    """Two upon each other, a relation with a courtyard, one across the edge of the photo, one where it has no data."""
+    page = Annotating(lab(odd, "5_annotate.ipynb", size=(1700, 1000))).run()
+    case, said = load(odd), {}
+    for name, place, key in [
+        ("way/900", (7, 7), "e"), ("way/1", (7, 7), "n"), ("relation/902", (76, 100), "e"),
+        ("way/903", (2, 106), "n"), ("way/901", (44, 2), "u"),
+    ]:  # fmt: skip
+        for _ in range(3):  # a click upon several takes them in turn
+            page.click_at(*place)
+            if page.at() == name:
+                break
+        assert page.at() == name
+        page.lab.shot(".hm-annotate")
+        page.press(key)
+        said[name] = {"e": "existed", "n": "not_existed", "u": "unsure"}[key]
+    before = page.at()
+    page.click_at(86, 100)  # the courtyard is no part of the building around it
+    assert page.at() == before
+    assert {name: event.verdict for name, event in AnnotationStore.of(case).get().items()} == said
+    steps.run(case, "verify")
+    verdicts = gpd.read_file(case.paths.verified).set_index("building_id")
+    assert verdicts.loc[list(said), "verdict"].to_dict() == said
+    assert len(verdicts.loc["relation/902"].geometry.interiors) == 1
+    assert verdicts.loc["way/903", "coverage"] == pytest.approx(0.5, abs=0.05)
+    assert verdicts.loc["way/901", "coverage"] == 0
+    assert page.lab.errors == []
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_it_can_be_read_at_every_zoom_in_either_theme(crowded, lab, theme):
+    page = Annotating(lab(crowded, "5_annotate.ipynb", size=(1500, 1000)))
+    page.lab.command("apputils:change-theme", theme=f"JupyterLab {theme}")
+    page.lab.command("notebook:run-all-cells")
+    drawn, far = page.page.locator(".hm-map path.hm-building"), page.page.locator(".hm-map img.leaflet-image-layer")
+    page.page.wait_for_function("() => document.querySelector('.hm-map img.leaflet-image-layer')?.src.includes('png')")
+    assert drawn.count() == 0
+    page.page.locator(".hm-map .leaflet-photo-pane img.leaflet-tile-loaded").first.wait_for(state="attached")
+    page.lab.shot(".hm-annotate")
+    assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
+    page.page.locator(".hm-map .leaflet-control-zoom-in").click()
+    drawn.first.wait_for(state="attached")
+    assert far.get_attribute("src").startswith("data:image/gif")
+    page.lab.shot(".hm-annotate")
+    page.page.locator(".hm-judge [data-action=forward]").click()
+    page.page.locator(".hm-building-head").wait_for()
+    page.press("e")
+    page.page.locator(".hm-map path.hm-annotated").first.wait_for(state="attached")
+    page.lab.shot(".hm-annotate")
+    assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
+    page.page.get_by_role("button", name="many at once").click()
+    page.page.locator(".hm-cell").first.wait_for()
+    page.lab.shot(".hm-annotate")
+    assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
+    assert page.lab.errors == []
+
+
+def test_the_workbench_holds_the_map_too(town, lab):
+    page = Annotating(lab(town, size=(1500, 1000))).run()
+    page.click(page.page.locator(".hm-map path.hm-not_existed").nth(60))
+    building = page.at()
+    page.press("e")
     store = AnnotationStore.of(load(town))
-    page.page.locator(".hm-map path.hm-no_coverage").first.wait_for(state="attached")
-    page.click(page.page.locator(".hm-map path.hm-no_coverage").first)
-    assert page.at() == "way/901"
-    page.page.locator(".hm-judge").filter(has_text="the photo does not cover it").wait_for()
-    page.press("u")
-    until(lambda: store.holding("way/901"))
-    assert store.holding("way/901").verdict == "unsure"
+    until(lambda: store.holding(building))
+    page.page.locator(".hm-card").filter(has_text="annotations").filter(has_text="1 building,").wait_for()
+    page.lab.form("verify").get_by_role("button").click()
+    page.lab.job(2, "completed")  # the first has made the photo for the map
+    page.page.locator(".hm-legend [data-action=all]").click()
+    page.page.locator(".hm-map path.hm-existed.hm-annotated").first.wait_for(state="attached")
+    assert page.lab.errors == []

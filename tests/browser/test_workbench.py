@@ -11,7 +11,7 @@ import pytest
 from case_fixtures import lattice, make_case
 from job_fixtures import PATIENCE
 
-from historymap_lib import steps
+from historymap_lib import display, steps
 from historymap_lib.jobs import Jobs
 from historymap_lib.project import load
 
@@ -26,12 +26,15 @@ for number in range(50_000):
 
 
 @pytest.fixture
-def town(tmp_path):
-    """A case without anything made yet, whose training would take for ever."""
+def town(tmp_path, monkeypatch):
+    """A case without anything made yet but the photo for the map, whose training would take for ever."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = dict(list(lattice().items())[:60])
-    return make_case(
+    file = make_case(
         tmp_path, few, tiles={"count": 4}, training={"epochs": LONG, "patience": LONG}, jobs={"idle": 30, "grace": 5}
     )
+    display.make(load(file), "photo")
+    return file
 
 
 def test_a_step_is_run_and_what_it_did_is_still_there_after_a_reload_and_a_restart(town, lab):

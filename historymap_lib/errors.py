@@ -30,6 +30,10 @@ class FootprintsError(HistorymapError):
     """The footprints cannot be read, or are not buildings with ids."""
 
 
+class SourceError(HistorymapError):
+    """A server does not give what is asked of it."""
+
+
 class TrainingDataError(HistorymapError):
     """Training tiles are missing, damaged or cannot be made."""
 

@@ -64,6 +64,20 @@ class Area(Section):
         return value
 
 
+class Access(Section):
+    """How a server wants to be asked. `${NAME}` stands for an environment variable: no secret is written down."""
+
+    headers: dict[str, str] = {}
+    parameters: dict[str, str] = {}  # further ones of the query, such as a key
+    user: str | None = None
+    password: str | None = None
+    ca_bundle: AnyPath | None = None  # certificates of the authority that the server's was made by
+    insecure: bool = False  # takes any certificate: whoever is on the way can read and change what comes
+    connections: Annotated[int, Field(ge=1, le=32)] = 6  # requests at once
+    timeout: Positive = 60.0  # seconds to wait for the next bytes
+    patience: Positive = 300.0  # seconds in all, pauses included, until a request is given up
+
+
 class FilePhoto(Section):
     """A photo in one raster file or several (a mosaic; where they overlap the first listed wins)."""
 

@@ -19,7 +19,7 @@ import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus
 
 import requests
 import tenacity
@@ -285,7 +285,7 @@ def text_of(body: bytes) -> str:
 
 def _host(url: str) -> str:
     """Return the server of an address, without a login that somebody has written into it."""
-    return urlsplit(url).netloc.rsplit("@", 1)[-1] or url.split("?", 1)[0]
+    return re.split(r"[/?#]", url.split("://", 1)[-1], maxsplit=1)[0].rsplit("@", 1)[-1]
 
 
 def values_of(access: Access) -> dict[str, Any]:

@@ -50,11 +50,12 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered: status 200, and a body of the length that it announced."""
+    """What a server answered: as a rule status 200, and a body of the length that it announced."""
 
     body: bytes
     type: str  # the media type, in lower case and without parameters; "" where it named none
     headers: Mapping[str, str]
+    status: int = 200
 
 
 class Unusable(Exception):  # noqa: N818 - no error that anybody sees: it says that an answer is none
@@ -97,6 +98,8 @@ class Client:
         *,
         data: Mapping[str, str] | None = None,
         check: Callable[[Answer], None] | None = None,
+        nothing: frozenset[int] = frozenset(),
+        stop: threading.Event | None = None,
         largest: int = 1 << 28,
     ) -> Answer:
         """Return the answer to a GET, or with `data` to a POST, once `check` finds no fault with it.
@@ -106,6 +109,8 @@ class Client:
             parameters: of the query.
             data: of a form.
             check: raises `Unusable` where the answer is none.
+            nothing: statuses that say that there is nothing here; the answer is an empty body then, and not checked.
+            stop: once set, nobody waits any longer, as after `stop()`, for this request alone.
             largest: bytes that a body may have.
 
         Raises:
@@ -113,19 +118,22 @@ class Client:
 
         """
         begun = time.monotonic()
+        stop = stop or self._stop
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, Unusable) and error.again),
             wait=_pause,
-            stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_before_delay(self._access.patience),
-            sleep=tenacity.sleep_using_event(self._stop),
+            stop=tenacity.stop_after_attempt(TRIES)
+            | tenacity.stop_before_delay(self._access.patience)
+            | tenacity.stop_when_event_set(stop),
+            sleep=tenacity.sleep_using_event(stop),
             reraise=True,
         )
         try:
             for attempt in retrying:
                 with attempt, self._gate:
                     deadline = begun + self._access.patience
-                    answer = self._once(url, parameters, data, largest, deadline)
-                    if check is not None:
+                    answer = self._once(url, parameters, data, largest, deadline, nothing)
+                    if check is not None and answer.status == requests.codes.ok:
                         check(answer)
                     return answer
         except Unusable as error:
@@ -149,7 +157,7 @@ class Client:
             found = os.environ.get(match[1])
             if not found:
                 raise SettingsError(f"{self._where}: the environment variable {match[1]} is not set; set it")
-            self._secrets.add(found)
+            self._secrets = self._secrets | {found}  # a new set: other threads may be going through the old one
             return found
 
         return VARIABLE.sub(value, text)
@@ -161,8 +169,14 @@ class Client:
                 text = text.replace(form, "***")
         return text
 
-    def _once(
-        self, url: str, parameters: Mapping[str, str] | None, data: Mapping[str, str] | None, largest: int, end: float
+    def _once(  # noqa: PLR0917 - one call
+        self,
+        url: str,
+        parameters: Mapping[str, str] | None,
+        data: Mapping[str, str] | None,
+        largest: int,
+        end: float,
+        nothing: frozenset[int],
     ) -> Answer:
         if not self._warned:
             self._warned = True
@@ -181,6 +195,8 @@ class Client:
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _fault(error) from None
         kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        if response.status_code in nothing:
+            return Answer(b"", kind, response.headers, response.status_code)
         if response.status_code != requests.codes.ok:
             said = f"answered {response.status_code} {response.reason}{_told(body, kind)}"
             busy = response.status_code in BUSY

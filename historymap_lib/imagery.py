@@ -11,7 +11,7 @@ import math
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import rasterio
@@ -22,20 +22,25 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
+from historymap_lib.artifacts import read_manifest
 from historymap_lib.errors import PhotoError
+from historymap_lib.imagery_remote import RemoteSource, source_of
+from historymap_lib.settings import FilePhoto
 from historymap_lib.tiles import Grid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from historymap_lib.project import Project
-    from historymap_lib.settings import FilePhoto
 
 Bounds = tuple[float, float, float, float]
 """West, south, east, north."""
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601: how bright red, green and blue look
 RGB = 3
+NOT_PIXELS = {"name", "year", "offset"}
+"""Settings of a photo that change no pixel."""
 PREVIEW = 1024
 """Pixels along the longer side of the reduced read that the contrast stretch is measured on."""
 FINER = 1.5
@@ -45,7 +50,7 @@ FINER = 1.5
 class Photo:
     """An open photo. `read` gives windows of `grid`; use it as a context manager, one a thread."""
 
-    def __init__(self, sources: list[_Source], grid: Grid) -> None:
+    def __init__(self, sources: Sequence[_Source | RemoteSource], grid: Grid) -> None:
         self.grid = grid
         self._sources = [source for source in sources if _overlap(source.bounds_in(grid.crs), grid.bounds)]
         with ExitStack() as stack:
@@ -77,14 +82,25 @@ class Photo:
                 valid |= covered
         return grey, valid
 
+    def prepare(self, windows: Sequence[Window]) -> None:
+        """Fetch from a server, all at once, what these windows need; it saves time before many are read.
+
+        Raises:
+            SourceError: the server does not give it.
+        """
+        for source in self._sources:
+            if isinstance(source, RemoteSource):
+                source.prepare(windows)
+
 
 def open_photo(project: Project) -> Photo:
     """Open the photo of a case on its grid.
 
     Raises:
         PhotoError: the photo is missing, damaged, has no CRS, or does not reach into the area of the case.
+        SourceError: a server does not say what it has.
     """
-    sources = [_Source(path, project.photo) for path in _files(project)]  # type: ignore[arg-type]
+    sources = _sources(project)
     covered = [source.bounds_in(project.crs) for source in sources]
     west, south, east, north = zip(*covered, strict=True)
     whole = min(west), min(south), max(east), max(north)
@@ -99,18 +115,47 @@ def open_photo(project: Project) -> Photo:
 
 
 def photo_files(project: Project) -> list[Path]:
-    """Return the files that the photo is read from, for manifests."""
-    return _files(project)
+    """Return the files that the photo is read from, for manifests; none where a server gives it.
+
+    Raises:
+        PhotoError: one is missing.
+    """
+    if isinstance(project.photo, FilePhoto):
+        return _files(project, project.photo)
+    copy = fetched(project)
+    return [] if copy is None else [copy]
 
 
-def _files(project: Project) -> list[Path]:
-    if project.photo.source != "file":
-        raise PhotoError(
-            f"{project.file}: photo.source {project.photo.source} cannot be read by this version; "
-            "save the photo as a GeoTIFF and name it with source: file and path"
-        )
+def fetched(project: Project) -> Path | None:
+    """Return the copy of a server's photo that `historymap photo fetch` has made, or None where there is none.
+
+    One that was made for another area, resolution or photo counts as none.
+    """
+    copy = project.paths.photo
+    told = read_manifest(copy) if copy.exists() else None
+    made_for = told is not None and told.get("settings") == fetch_settings(project)
+    return copy if told is not None and made_for and told.get("size") == copy.stat().st_size else None
+
+
+def fetch_settings(project: Project) -> dict[str, Any]:
+    """Return the settings that a copy of a server's photo depends on."""
+    settings = project.settings("area", "photo") | {"tiles": {"resolution": project.tiles.resolution}}
+    settings["photo"] = {key: value for key, value in settings["photo"].items() if key not in NOT_PIXELS}
+    return settings
+
+
+def _sources(project: Project) -> Sequence[_Source | RemoteSource]:
+    if isinstance(project.photo, FilePhoto):
+        return [_Source(path, project.photo) for path in _files(project, project.photo)]
+    copy = fetched(project)
+    if copy is not None:
+        return [_Source(copy, FilePhoto.model_validate({"path": str(copy)}))]
+    return [source_of(project, _bounds(project))]
+
+
+def _files(project: Project, photo: FilePhoto) -> list[Path]:
     files: list[Path] = []
-    for name in project.photo.paths:
+    for name in photo.paths:
         path = project.resolve(name)
         found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
         if not found or not found[0].exists():

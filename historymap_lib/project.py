@@ -32,6 +32,8 @@ from historymap_lib.settings import (
     Training,
     Verification,
     WmsPhoto,
+    WmtsPhoto,
+    XyzPhoto,
     expanded,
 )
 
@@ -51,6 +53,8 @@ SHOULD = {
 SOURCES: dict[tuple[str, ...], type[Section]] = {
     ("photo", "file"): FilePhoto,
     ("photo", "wms"): WmsPhoto,
+    ("photo", "wmts"): WmtsPhoto,
+    ("photo", "xyz"): XyzPhoto,
     ("footprints", "file"): FileFootprints,
     ("footprints", "overpass"): OverpassFootprints,
 }
@@ -61,7 +65,7 @@ class Project(Section):
 
     name: str
     area: Area
-    photo: FilePhoto | WmsPhoto = Field(discriminator="source")
+    photo: FilePhoto | WmsPhoto | WmtsPhoto | XyzPhoto = Field(discriminator="source")
     footprints: FileFootprints | OverpassFootprints = Field(discriminator="source")
     tiles: Tiles = Tiles()
     model: Model = Model()
@@ -101,8 +105,12 @@ class Project(Section):
 
     def photo_name(self) -> str:
         """Return what the photo is called in verdicts and pictures."""
-        default = self.photo.layer if isinstance(self.photo, WmsPhoto) else Path(self.photo.paths[0]).stem
-        return self.photo.name or default
+        photo = self.photo
+        if isinstance(photo, FilePhoto):
+            default = Path(photo.paths[0]).stem
+        else:
+            default = "photo" if isinstance(photo, XyzPhoto) else photo.layer
+        return photo.name or default
 
     def settings(self, *sections: str) -> dict[str, Any]:
         """Return these sections as plain JSON values, for manifests."""

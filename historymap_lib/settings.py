@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +17,8 @@ Positive = Annotated[float, Field(gt=0)]
 AnyPath = Annotated[Path, Field(strict=False)]
 
 BOUNDS = 4
+HALF = 180
+"""Degrees to the east, and to the west."""
 MIN_WIDTHS = 2
 DIVISOR = 32
 """Tiles and crops are multiples of this: the deepest network halves its input five times."""
@@ -71,11 +74,12 @@ class Access(Section):
     parameters: dict[str, str] = {}  # further ones of the query, such as a key
     user: str | None = None
     password: str | None = None
-    ca_bundle: AnyPath | None = None  # certificates of the authority that the server's was made by
-    insecure: bool = False  # takes any certificate: whoever is on the way can read and change what comes
-    connections: Annotated[int, Field(ge=1, le=32)] = 6  # requests at once
-    timeout: Positive = 60.0  # seconds to wait for the next bytes
-    patience: Positive = 300.0  # seconds in all, pauses included, until a request is given up
+    # the others make no difference to what comes, and are in no manifest
+    ca_bundle: AnyPath | None = Field(default=None, exclude=True)  # certificates of who made the server's
+    insecure: bool = Field(default=False, exclude=True)  # takes any: who is on the way can read and change what comes
+    connections: Annotated[int, Field(ge=1, le=32)] = Field(default=6, exclude=True)  # requests at once
+    timeout: Positive = Field(default=60.0, exclude=True)  # seconds to wait for the next bytes
+    patience: Positive = Field(default=300.0, exclude=True)  # seconds in all, pauses too, until it is given up
 
 
 class FilePhoto(Section):
@@ -109,15 +113,78 @@ class FilePhoto(Section):
         return [self.path] if isinstance(self.path, str) else self.path
 
 
-class WmsPhoto(Section):
+class ServicePhoto(Section):
+    """A photo that a server gives in pictures. `${NAME}` stands for an environment variable here too."""
+
+    url: str
+    access: Access = Access()
+    blank: Literal["keep", "white", "black", "both"] = "keep"  # a picture that is all of this is no data
+    name: str | None = None
+    year: int | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if not re.match(r"https?://|\$\{\w+\}", value):
+            raise ValueError(f"{value!r} is no address of a server; it begins with https:// or http://")
+        if "@" in value.split("://", 1)[-1].split("/", 1)[0]:
+            raise ValueError("the address holds a login; give it as access.user and access.password: ${NAME}")
+        return value
+
+
+class WmsPhoto(ServicePhoto):
     """A photo in a layer of a Web Map Service."""
 
     source: Literal["wms"]
-    url: str
     layer: str
     version: Literal["1.1.1", "1.3.0"] = "1.3.0"
-    name: str | None = None
-    year: int | None = None
+    styles: str = ""
+    format: Literal["image/png", "image/jpeg", "image/tiff"] = "image/png"
+    crs: str | None = None  # none: that of the case if the server offers it, else EPSG:3857, else EPSG:4326
+
+    @field_validator("crs")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            known_crs(value)
+        return value
+
+
+class WmtsPhoto(ServicePhoto):
+    """A photo in a layer of a Web Map Tile Service; `url` is that of its capabilities."""
+
+    source: Literal["wmts"]
+    layer: str
+    matrix_set: str | None = None  # none: one in the CRS of the case, else in EPSG:3857, else any
+    style: str | None = None  # none: the default of the layer
+    format: Literal["image/png", "image/jpeg"] | None = None  # none: PNG if offered
+
+
+class XyzPhoto(ServicePhoto):
+    """A photo in tiles of the web map; `url` holds {z}, {x} and {y}, or {-y} where rows count from the south (TMS)."""
+
+    source: Literal["xyz"]
+    zoom: Annotated[int, Field(ge=0, le=26)] | None = None  # none: by tiles.resolution
+    max_zoom: Annotated[int, Field(ge=0, le=26)] = 22  # what the server has at most, where zoom is not given
+    size: Literal[256, 512, 1024] = 256  # pixels along a tile
+    bounds: list[float] | None = None  # west, south, east, north in degrees; none: wherever the area is
+
+    @field_validator("url")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        if not all(part in value for part in ("{z}", "{x}")) or ("{y}" in value) == ("{-y}" in value):
+            raise ValueError(f"{value!r} is no address of tiles; it holds {{z}}, {{x}}, and {{y}} or {{-y}}")
+        return value
+
+    @field_validator("bounds")
+    @classmethod
+    def _in_degrees(cls, value: list[float] | None) -> list[float] | None:
+        if value is None:
+            return None
+        west, south, east, north = value if len(value) == BOUNDS else (0, 0, 0, 0)
+        if not (-HALF <= west < east <= HALF and -HALF <= 2 * south < 2 * north <= HALF):
+            raise ValueError(f"{value} are no bounds; give west, south, east, north in degrees")
+        return value
 
 
 class FileFootprints(Section):
@@ -220,6 +287,7 @@ class Paths(Section):
     """Where things lie; `{name}` stands for the name of the case. Absolute after `load`."""
 
     root: AnyPath = Path()
+    photo: AnyPath = Path("data/{name}/photo.tif")  # the copy of a server's photo
     training: AnyPath = Path("data/{name}/training")
     corrected: AnyPath = Path("data/{name}/training_corrected")
     models: AnyPath = Path("models/{name}")

@@ -565,12 +565,6 @@ def test_a_missing_photo_is_refused_with_the_key(tmp_path, refusal):
     assert refusal([good, "none.tif"]) == f"{tmp_path / 'none.tif'}: {way_out}"
 
 
-def test_a_service_is_refused_with_the_way_out(write_case):
-    file = write_case({"photo": {"source": "wms", "url": "https://example.org", "layer": "1937"}})
-    with pytest.raises(PhotoError, match=r"photo.source wms cannot be read by this version; save the photo as"):
-        open_photo(load(file))
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"a text", b"II*\0\x08\0\0\0"], ids=["nothing", "text", "a head without body"]
 )

@@ -66,7 +66,7 @@ def test_the_cases_that_come_with_the_project_are_valid(file):
         ({}, ("photo", "area"), "area is missing; add it (and 1 more in this file)"),
         ({}, ("photo.path",), "photo.path is missing; add it"),
         ({"photo": {"source": "wms", "url": "http://x"}}, (), "photo.layer is missing; add it"),
-        ({"photo.source": "wms"}, (), "photo.path is not a known key; known: source, url, layer"),
+        ({"photo.source": "wms"}, (), "photo.path is not a known key; known: url, access, blank"),
         ({"photo.source": "wsm"}, (), "photo.source is 'wsm', but it should be one of 'file', 'wms'"),
         ({"footprints.source": "osm"}, (), "footprints.source is 'osm', but it should be one of 'file', 'overpass'"),
         ({"name": 1937}, (), "name is 1937, but it should be text; put it in quotes"),

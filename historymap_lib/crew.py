@@ -64,4 +64,5 @@ class Crew:
             try:
                 done.put((item, work(item, stop), None))
             except BaseException as error:  # noqa: BLE001 - it is raised where the results are waited for
+                stop.set()
                 done.put((item, None, error))

@@ -264,7 +264,7 @@ def _fault(error: Exception) -> Unusable:
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
                           requests.exceptions.MissingSchema, requests.exceptions.TooManyRedirects)):  # fmt: skip
         return Unusable("cannot be asked: the address is wrong, or leads nowhere")
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout) or "timed out" in text:  # amid a body it is no Timeout of requests'
         return Unusable("did not answer in time", again=True)
     if "NameResolution" in text or "gaierror" in text:
         return Unusable("is not known: is the name right, and this machine online?", again=True)

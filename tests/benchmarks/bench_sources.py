@@ -141,7 +141,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=20_000, help="pixels along the area that is fetched")
     options = parser.parse_args()
     found = run(options.tiles, options.latency, options.connections, options.size)
-    ratio = found["peer"] / found["ours"]
     ours, peer = found["ours"], found["peer"]
     print(f"{options.tiles} tiles, {options.latency:g} s each, one at a time: {peer:.1f} s")
     print(f"at {options.connections} connections: {ours:.1f} s, {peer / ours:.1f} times as fast (aim 8)")

@@ -145,8 +145,10 @@ class Client:
         """Let nobody wait any longer: whoever is in a pause asks once more, at once, and then gives up."""
         self._stop.set()
 
-    def filled(self, text: str) -> str:
+    def filled(self, text: str, *, address: bool = False) -> str:
         """Return a text with the values of the environment variables that it names.
+
+        In an address they are written as its parts are, unless one is its beginning.
 
         Raises:
             SettingsError: one is not set.
@@ -158,7 +160,7 @@ class Client:
             if not found:
                 raise SettingsError(f"{self._where}: the environment variable {match[1]} is not set; set it")
             self._secrets = self._secrets | {found}  # a new set: other threads may be going through the old one
-            return found
+            return quote(found, safe="") if address and match.start() else found
 
         return VARIABLE.sub(value, text)
 
@@ -188,7 +190,7 @@ class Client:
         left = max(1.0, min(self._access.timeout, end - time.monotonic()))
         try:
             with self._session().request(
-                "GET" if data is None else "POST", self.filled(url), params=query, data=data,
+                "GET" if data is None else "POST", self.filled(url, address=True), params=query, data=data,
                 timeout=(min(CONNECT, left), left), verify=verify, stream=True,
             ) as response:  # fmt: skip
                 body = _body(response, largest, end)

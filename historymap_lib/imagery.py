@@ -82,25 +82,29 @@ class Photo:
                 valid |= covered
         return grey, valid
 
+    @property
+    def remote(self) -> RemoteSource | None:
+        """The server that the photo comes from, if one gives it."""
+        return next((source for source in self._sources if isinstance(source, RemoteSource)), None)
+
     def prepare(self, windows: Sequence[Window]) -> None:
         """Fetch from a server, all at once, what these windows need; it saves time before many are read.
 
         Raises:
             SourceError: the server does not give it.
         """
-        for source in self._sources:
-            if isinstance(source, RemoteSource):
-                source.prepare(windows)
+        if self.remote is not None:
+            self.remote.prepare(windows)
 
 
-def open_photo(project: Project) -> Photo:
-    """Open the photo of a case on its grid.
+def open_photo(project: Project, *, copy: bool = True) -> Photo:
+    """Open the photo of a case on its grid; that of a server from its copy if there is one, unless not `copy`.
 
     Raises:
         PhotoError: the photo is missing, damaged, has no CRS, or does not reach into the area of the case.
         SourceError: a server does not say what it has.
     """
-    sources = _sources(project)
+    sources = _sources(project, copy=copy)
     covered = [source.bounds_in(project.crs) for source in sources]
     west, south, east, north = zip(*covered, strict=True)
     whole = min(west), min(south), max(east), max(north)
@@ -144,12 +148,12 @@ def fetch_settings(project: Project) -> dict[str, Any]:
     return settings
 
 
-def _sources(project: Project) -> Sequence[_Source | RemoteSource]:
+def _sources(project: Project, *, copy: bool) -> Sequence[_Source | RemoteSource]:
     if isinstance(project.photo, FilePhoto):
         return [_Source(path, project.photo) for path in _files(project, project.photo)]
-    copy = fetched(project)
-    if copy is not None:
-        return [_Source(copy, FilePhoto.model_validate({"path": str(copy)}))]
+    there = fetched(project) if copy else None
+    if there is not None:
+        return [_Source(there, FilePhoto.model_validate({"path": str(there)}))]
     return [source_of(project, _bounds(project))]
 
 

@@ -8,6 +8,7 @@ window that neighbours have no seam.
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +27,7 @@ from historymap_lib.settings import WmsPhoto, WmtsPhoto, XyzPhoto
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Sequence
-    from contextlib import ExitStack
+    from collections.abc import Callable, Iterator, Sequence
 
     from pyproj import CRS
     from rasterio.windows import Window
@@ -52,6 +52,7 @@ class RemoteSource:
         self.path = service.name
         self.service = service
         self.cache = BlockCache(service.key)
+        self.on_block: Callable[[], None] | None = None  # told of each block that has come
         self._client, self._connections = client, connections
 
     def bounds_in(self, crs: CRS) -> Bounds:
@@ -95,6 +96,10 @@ class RemoteSource:
         if self._begin is None:
             grey = self._warped(grey, under, window)
         return grey, grey > 0
+
+    def count(self, window: Window) -> int:
+        """Return how many blocks a window of the grid needs."""
+        return len(self.service.lattice.blocks_in(*self._under(window)))
 
     def prepare(self, windows: Sequence[Window]) -> None:
         """Fetch into the cache what these windows need, all at once, which is much faster than one by one."""
@@ -157,13 +162,14 @@ class RemoteSource:
 
     def _fetched(self, blocks: list[Block]) -> Iterator[tuple[Block, np.ndarray]]:
         """Yield the grey values of blocks, in any order."""
-        if len(blocks) < MANY:
-            yield from self._crew.run(self._block, blocks)
-            return
-        with Bar("photo", total=len(blocks), unit="block") as bar:
+        with ExitStack() as stack:
+            told = self.on_block
+            if told is None and len(blocks) >= MANY:
+                told = stack.enter_context(Bar("photo", total=len(blocks), unit="block")).step
             for block, grey in self._crew.run(self._block, blocks):
                 yield block, grey
-                bar.step()
+                if told is not None:
+                    told()
 
     def _block(self, block: Block, stop: threading.Event) -> np.ndarray:
         """Return the grey values of a block: from the cache, else from the server."""
@@ -211,7 +217,7 @@ def source_of(project: Project, area: Bounds | None) -> RemoteSource:
     return RemoteSource(service, client, settings.access.connections)
 
 
-def fresh(project: Project) -> None:
+def forget_offer(project: Project) -> None:
     """Forget what a server said that it has, so that it is asked again."""
     settings = project.photo
     if isinstance(settings, (WmsPhoto, WmtsPhoto)):

@@ -136,7 +136,7 @@ def _correct(
             inputs=[
                 project.paths.training,
                 project.paths.annotations,
-                project.resolve(project.footprints.path),  # type: ignore[union-attr]
+                project.footprint_file,
             ],
             settings=project.settings("footprints"),
             parameters={},

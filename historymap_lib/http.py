@@ -12,6 +12,7 @@ appear in nothing that this module returns or raises.
 from __future__ import annotations
 
 import email.utils
+import errno
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ import urllib3
 
 from historymap_lib import __version__
 from historymap_lib.errors import SettingsError, SourceError
+from historymap_lib.progress import Bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,6 +45,8 @@ CONNECT = 10.0
 BUSY = {408, 425, 429, 500, 502, 503, 504}
 """Answers after which asking again may help; any other error does not pass by itself."""
 CHUNK = 1 << 16
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+"""What is wrong with our own disk, and not with the server."""
 SAID = 200
 """Characters of what a server said that are told."""
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -101,6 +105,7 @@ class Client:
         nothing: frozenset[int] = frozenset(),
         stop: threading.Event | None = None,
         largest: int = 1 << 28,
+        into: Path | None = None,
     ) -> Answer:
         """Return the answer to a GET, or with `data` to a POST, once `check` finds no fault with it.
 
@@ -112,6 +117,7 @@ class Client:
             nothing: statuses that say that there is nothing here; the answer is an empty body then, and not checked.
             stop: once set, nobody waits any longer, as after `stop()`, for this request alone.
             largest: bytes that a body may have.
+            into: a file to write the body to, in place of memory; then it may take as long as it comes at all.
 
         Raises:
             SourceError: there is no such answer, with one sentence on what the server said and what to do.
@@ -132,7 +138,7 @@ class Client:
             for attempt in retrying:
                 with attempt, self._gate:
                     deadline = begun + self._access.patience
-                    answer = self._once(url, parameters, data, largest, deadline, nothing)
+                    answer = self._once(url, parameters, data, largest, deadline, nothing, into)
                     if check is not None and answer.status == requests.codes.ok:
                         check(answer)
                     return answer
@@ -179,6 +185,7 @@ class Client:
         largest: int,
         end: float,
         nothing: frozenset[int],
+        into: Path | None,
     ) -> Answer:
         if not self._warned:
             self._warned = True
@@ -193,8 +200,13 @@ class Client:
                 "GET" if data is None else "POST", self.filled(url, address=True), params=query, data=data,
                 timeout=(min(CONNECT, left), left), verify=verify, stream=True,
             ) as response:  # fmt: skip
-                body = _body(response, largest, end)
+                if into is not None and response.status_code == requests.codes.ok:
+                    body = _saved(response, into, _host(url))
+                else:
+                    body = _body(response, largest, end)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            if getattr(error, "errno", None) in DISK:
+                raise
             raise _fault(error) from None
         kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
         if response.status_code in nothing:
@@ -254,6 +266,18 @@ def _body(response: requests.Response, largest: int, end: float) -> bytes:
         if time.monotonic() > end:
             raise Unusable("sends too slowly", again=True)
     return b"".join(parts)
+
+
+def _saved(response: requests.Response, path: Path, host: str) -> bytes:
+    """Write a body to a file, and return its beginning."""
+    length = int(response.headers.get("Content-Length", 0)) // CHUNK or None
+    begin = b""
+    with path.open("wb") as file, Bar(host, total=length, unit="part") as bar:
+        for part in response.iter_content(CHUNK):
+            begin = begin or part
+            file.write(part)
+            bar.step(f"{file.tell() >> 20:,} MiB")
+    return begin
 
 
 def _fault(error: Exception) -> Unusable:

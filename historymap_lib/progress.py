@@ -63,6 +63,10 @@ class Bar:
         self._bar.update(count)
         self._tell()
 
+    def grow(self, more: int) -> None:
+        """Count on further parts, which have only now shown themselves."""
+        self._bar.total = (self._bar.total or 0) + more
+
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
         self._bar.write(text, file=sys.stderr)

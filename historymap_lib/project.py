@@ -103,6 +103,14 @@ class Project(Section):
         """Return a path of the settings as absolute, relative ones below the root."""
         return self.paths.root / expanded(path)
 
+    @property
+    def footprint_file(self) -> Path:
+        """The file that the buildings are read from; the snapshot of what a server gave may not be there yet."""
+        source, snapshot = self.footprints, self.paths.footprints
+        if not source.is_remote:
+            return self.resolve(source.path)
+        return snapshot.with_suffix(source.suffix)
+
     def photo_name(self) -> str:
         """Return what the photo is called in verdicts and pictures."""
         photo = self.photo

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
@@ -16,6 +16,17 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 AnyPath = Annotated[Path, Field(strict=False)]
 
+
+def _address(value: str) -> str:
+    if not re.match(r"https?://|\$\{\w+\}", value):
+        raise ValueError(f"{value!r} is no address of a server; it begins with https:// or http://")
+    if "@" in value.split("://", 1)[-1].split("/", 1)[0]:
+        raise ValueError("the address holds a login; give it as access.user and access.password: ${NAME}")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""Of a server."""
 BOUNDS = 4
 HALF = 180
 """Degrees to the east, and to the west."""
@@ -81,6 +92,10 @@ class Access(Section):
     timeout: Positive = Field(default=60.0, exclude=True)  # seconds to wait for the next bytes
     patience: Positive = Field(default=300.0, exclude=True)  # seconds in all, pauses too, until it is given up
 
+    def anonymous(self) -> Access:
+        """Return the same without what tells who asks."""
+        return self.model_copy(update={"headers": {}, "parameters": {}, "user": None, "password": None})
+
 
 class FilePhoto(Section):
     """A photo in one raster file or several (a mosaic; where they overlap the first listed wins)."""
@@ -116,20 +131,11 @@ class FilePhoto(Section):
 class ServicePhoto(Section):
     """A photo that a server gives in pictures. `${NAME}` stands for an environment variable here too."""
 
-    url: str
+    url: Address
     access: Access = Access()
     blank: Literal["keep", "white", "black", "both"] = "keep"  # a picture that is all of this is no data
     name: str | None = None
     year: int | None = None
-
-    @field_validator("url")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        if not re.match(r"https?://|\$\{\w+\}", value):
-            raise ValueError(f"{value!r} is no address of a server; it begins with https:// or http://")
-        if "@" in value.split("://", 1)[-1].split("/", 1)[0]:
-            raise ValueError("the address holds a login; give it as access.user and access.password: ${NAME}")
-        return value
 
 
 class WmsPhoto(ServicePhoto):
@@ -188,19 +194,53 @@ class XyzPhoto(ServicePhoto):
 
 
 class FileFootprints(Section):
-    """Today's buildings in a vector file; `id_field` names the column of ids where it is not the usual one."""
+    """Today's buildings in a vector file; `id_field` names the column of ids where it is not the usual one.
+
+    A path that is an address is fetched once, and kept.
+    """
 
     source: Literal["file"] = "file"
     path: str
+    access: Access = Access()
     layer: str | None = None
     id_field: str | None = None
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the path is an address."""
+        return self.path.startswith(("https://", "http://", "${"))
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the path, by which the format is known: `.osm.pbf`, say."""
+        name = PurePosixPath(self.path.split("?", 1)[0]).name
+        return ".osm.pbf" if name.endswith(".osm.pbf") else PurePosixPath(name).suffix or ".geojson"
+
 
 class OverpassFootprints(Section):
-    """Today's buildings from OpenStreetMap by an Overpass server."""
+    """Today's buildings from OpenStreetMap by an Overpass server, or by a mirror where that does not answer."""
 
     source: Literal["overpass"]
-    url: str = "https://overpass-api.de/api"
+    url: Address = "https://overpass-api.de/api"
+    mirrors: list[Address] = []
+    access: Access = Access()  # of the first alone: no mirror is told a secret
+    timeout: Annotated[float, Field(ge=1, le=3600)] = 180.0  # seconds that the server may take for a query
+    largest: Positive = 100.0  # square kilometres of a query; a larger area is asked for in parts
+
+    @property
+    def path(self) -> str:
+        """The address, as a file has it."""
+        return self.url
+
+    @property
+    def is_remote(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the snapshot: it is an extract in OSM XML."""
+        return ".osm"
 
 
 class Tiles(Section):
@@ -288,6 +328,7 @@ class Paths(Section):
 
     root: AnyPath = Path()
     photo: AnyPath = Path("data/{name}/photo.tif")  # the copy of a server's photo
+    footprints: AnyPath = Path("data/{name}/footprints.osm")  # the snapshot of a server's buildings
     training: AnyPath = Path("data/{name}/training")
     corrected: AnyPath = Path("data/{name}/training_corrected")
     models: AnyPath = Path("models/{name}")

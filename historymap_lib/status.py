@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from historymap_lib import artifacts, steps
 from historymap_lib.annotation_store import VERDICTS, AnnotationStore, store_path, unpublished
@@ -15,7 +16,6 @@ from historymap_lib.fingerprints import looking_once, tree
 from historymap_lib.imagery import photo_files
 from historymap_lib.jobs.files import Files
 from historymap_lib.jobs.store import ACTIVE, ENDED, Store
-from historymap_lib.settings import FileFootprints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,10 +128,12 @@ def _photo(project: Project) -> Item:
 
 
 def _footprints(project: Project) -> Item:
-    footprints = project.footprints
-    if not isinstance(footprints, FileFootprints):
-        return Item("footprints", "", None, exists=True, made_at=None, text=f"OpenStreetMap by {footprints.url}")
-    file = project.resolve(footprints.path)
+    file, fetched = project.footprint_file, project.footprints.is_remote
+    told = (artifacts.read_manifest(file) or {}) if fetched else {}
+    if fetched and not file.exists():
+        text = f"they are fetched from {urlsplit(project.footprints.path).hostname} when they are needed first"
+        return Item("footprints", str(file), None, exists=True, made_at=None, text=text)
+    date = f" of {told['snapshot'][:10]}" if told.get("snapshot") else ""
     if not file.exists():
         text = f"{file} is not there; correct footprints.path in {project.file}"
         return Item("footprints", str(file), None, exists=False, made_at=None, text=text)
@@ -139,8 +141,8 @@ def _footprints(project: Project) -> Item:
     manifest = artifacts.read_manifest(project.paths.training) or {}
     counts, inputs = manifest.get("footprints"), manifest.get("inputs")
     if isinstance(counts, dict) and isinstance(inputs, dict) and inputs.get(str(file)) == artifacts.fingerprint(file):
-        return _brought("footprints", [file], f"{file.name}, {counts['kept']:,} buildings", counts)
-    return _brought("footprints", [file], file.name, {})
+        return _brought("footprints", [file], f"{file.name}{date}, {counts['kept']:,} buildings", counts)
+    return _brought("footprints", [file], f"{file.name}{date}", {})
 
 
 def _brought(name: str, files: list[Path], text: str, facts: dict[str, Any]) -> Item:

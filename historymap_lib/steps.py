@@ -14,7 +14,6 @@ from historymap_lib import artifacts
 from historymap_lib.annotation_store import unpublished
 from historymap_lib.errors import AnnotationsError, FootprintsError, StepError
 from historymap_lib.imagery import photo_files
-from historymap_lib.settings import FileFootprints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -188,9 +187,8 @@ def check(project: Project, name: str, parameters: dict[str, Any], *, coming: It
             raise StepError(f"{name} needs what {needed} makes, and {made} is not there; run {needed} first")
     if "photo" in step.reads:
         photo_files(project)
-    footprints = project.footprints
-    if "footprints" in step.reads and isinstance(footprints, FileFootprints):
-        path = project.resolve(footprints.path)
+    if "footprints" in step.reads and not project.footprints.is_remote:
+        path = project.footprint_file
         if not path.exists():
             raise FootprintsError(f"{path}: there is no such file; give another in footprints.path of {project.file}")
     if name == "apply-annotations":

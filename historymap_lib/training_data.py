@@ -102,7 +102,7 @@ def generate(
             artifacts.write_manifest(
                 partial,
                 step=STEP,
-                inputs=[*photo_files(project), project.resolve(project.footprints.path)],  # type: ignore[union-attr]
+                inputs=[*photo_files(project), project.footprint_file],
                 settings=project.settings("area", "photo", "footprints", "tiles"),
                 parameters={"tiles": tiles},
                 code=CODE,

@@ -23,7 +23,7 @@ from historymap_lib.annotation_store import settled
 from historymap_lib.calibration import FEW, TwoGroups, corrected
 from historymap_lib.errors import PhotoError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
-from historymap_lib.footprint_source import load_footprints
+from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
 from historymap_lib.phantoms import make_phantoms
 
@@ -87,7 +87,7 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
         raise VerificationError(f"{paths.probability}: there are no probabilities; run predict first")
     judged = settled(project)
     # hashed before they are read: what is clicked meanwhile makes these verdicts out of date
-    sources = [paths.probability, project.resolve(project.footprints.path), paths.annotations]  # type: ignore[union-attr]
+    sources = [paths.probability, source_file(project), paths.annotations]
     with suppress(PhotoError):
         sources += photo_files(project)
     inputs = artifacts.fingerprints(sources)

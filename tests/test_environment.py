@@ -8,7 +8,12 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch-cpu", "playwright": "playwright-python"}
+CONDA_NAMES = {
+    "matplotlib": "matplotlib-base",
+    "torch": "pytorch-cpu",
+    "playwright": "playwright-python",
+    "osmium": "pyosmium",
+}
 """Packages that conda-forge calls otherwise."""
 
 

@@ -202,7 +202,7 @@ def test_a_photo_of_several_files_and_footprints_from_elsewhere_are_told(tmp_pat
     assert photo.text == "2 files, 1937"
     assert photo.size == 2 * (tmp_path / "photo.tif").stat().st_size
     assert (footprints.exists, footprints.made_at) == (True, None)
-    assert footprints.text.startswith("OpenStreetMap by https://")
+    assert footprints.text == "they are fetched from overpass-api.de when they are needed first"
 
 
 def test_the_step_that_is_due_is_the_first_that_is_out_of_date(finished):

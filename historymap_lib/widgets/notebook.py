@@ -126,8 +126,7 @@ class Notebook:
         from historymap_lib import evaluation  # noqa: PLC0415 - scikit-learn takes its time
 
         project = self._case.project
-        footprints = project.footprints
-        beside = project.resolve(footprints.path).parent if footprints.source == "file" else project.paths.root
+        beside = project.footprint_file.parent
         file = beside / Path(truth).expanduser()
         if not file.exists():
             print(f"{file}: there is no table of truth, so nothing is measured")  # noqa: T201

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import rasterio
 import yaml
-from map_server import MAPSERV, cgi, mapfile, serving
+from map_server import EAST, MAPSERV, NORTH, SOUTH, WEST, cgi, mapfile, serving
 
 from historymap_lib import http
 from historymap_lib.project import load
 
 CRS = "EPSG:32645 EPSG:4326 EPSG:3857 EPSG:2193"
-WEST, SOUTH, EAST, NORTH = 353875.07129359094, 3057021.2304397123, 354287.8712935909, 3057565.2304397123
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,9 @@ MAPSERV = next(
     (found for place in ("mapserv", "/usr/lib/cgi-bin/mapserv") if (found := shutil.which(place)) is not None), None
 )
 
+WEST, SOUTH, EAST, NORTH = 353875.07129359094, 3057021.2304397123, 354287.8712935909, 3057565.2304397123
+"""Where the photo of Banepa lies, in EPSG:32645."""
+
 MAPFILE = """
 MAP
   NAME "banepa"
@@ -66,6 +69,7 @@ class Server(ThreadingHTTPServer):
         self.answer, self.fault = answer, None
         self.asked: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.bodies: list[str] = []
         self.lock = threading.Lock()
 
     def handle_error(self, request, client_address):
@@ -83,6 +87,12 @@ class Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    sent = None  # the body of a POST
+
+    def do_POST(self):
+        self.sent = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        self.server.bodies.append(self.sent)
+        self.do_GET()
 
     def do_GET(self):
         server = self.server
@@ -91,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             server.headers.append(dict(self.headers))
         if server.fault is not None and server.fault(self):
             return
-        self.give(*server.answer(self.path))
+        self.give(*server.answer(self.path if self.sent is None else self.sent))
 
     def give(self, status=200, kind="text/plain", body=b"", headers=(), *, announced=None):
         """Answer; `announced` is the length that is told, where it is not that of the body."""

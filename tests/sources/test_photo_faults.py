@@ -14,8 +14,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import WEST
-from map_server import serving
+from map_server import WEST, serving
 from PIL import Image
 from rasterio.windows import Window
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
-from conftest import NORTH, SOUTH
-from map_server import query
+from map_server import NORTH, SOUTH, query
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 

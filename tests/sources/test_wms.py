@@ -8,8 +8,7 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from conftest import EAST, NORTH, SOUTH, WEST
-from map_server import query
+from map_server import EAST, NORTH, SOUTH, WEST, query
 from PIL import Image
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT

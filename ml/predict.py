@@ -55,7 +55,7 @@ CALIBRATION = 8
 LOOKED_AT = 96
 """Windows that are looked at for them at most."""
 CACHE = 256
-"""Bytes, so next to none: a block is written at once; 256 MiB took that much more memory and were no faster (measured)."""
+"""Bytes, so next to none: blocks are written at once. 256 MiB took that much more memory and were slower (measured)."""
 COG_BLOCK = 512
 AHEAD = 4 * STREAMS
 """Batches that are asked for ahead of the one that is waited for, so that no stream runs dry while a block is finished

@@ -3,58 +3,104 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
 import sqlite3
+import time
 from contextlib import closing, contextmanager
 
-import psutil
 import pytest
 from case_fixtures import lattice, make_case, seen, write_probability
-from job_fixtures import until
+from job_fixtures import PATIENCE, until
 from jupyter_client.manager import KernelManager
 
 from historymap_lib import steps
-from historymap_lib.annotation_store import AnnotationStore
+from historymap_lib.annotation_store import AnnotationStore, Judgement
 from historymap_lib.project import load
 
 ANNOTATE = """
 import json, os, random
 from pathlib import Path
-from historymap_lib.annotation_store import AnnotationStore
+from historymap_lib.annotation_store import VERDICTS, AnnotationStore
 from historymap_lib.project import load
 from historymap_lib.widgets.annotating import Session
-from historymap_lib.widgets.buildings import VERDICTS, read_buildings
+from historymap_lib.widgets.buildings import VERDICTS as CODES, read_buildings
 
 dice = random.Random({seed})
-case = load(Path({case!r}))
-session = Session(AnnotationStore(Path({store!r})), read_buildings(case, {{}}), {annotator!r})
-ids = list(session.buildings.ids)
-with open({shown!r}, "a") as file:
-    for number in range({count}):
-        what = dice.choice(["judge"] * 4 + ["undo", "undo", "redo", "page"])
-        if what == "judge":
-            session.select(dice.randrange(len(session.buildings)))
-            session.judge(dice.choice(VERDICTS[:3]), session.buildings.ids[session.selected])
-        elif what == "page":
-            session.confirm({{building: dice.choice(VERDICTS[:3]) for building in dice.sample(ids, 3)}})
-        else:
-            getattr(session, what)()
-        mine = [event.id for event in session.store.events(after={since}) if event.annotator == {annotator!r}]
-        said = zip(session.buildings.ids, session.buildings.annotated)
-        colours = {{building: VERDICTS[code] for building, code in said if code >= 0}}
-        file.write(json.dumps({{"events": mine, "colours": colours}}) + "\\n")
-        file.flush()
-        os.fsync(file.fileno())
+session = Session(AnnotationStore(Path({store!r})), read_buildings(load(Path({case!r})), {{}}), {annotator!r})
+few = sorted(session.buildings.ids)[:30]
+file = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def tell(**what):
+    os.write(file, (json.dumps(what) + "\\n").encode())
+    os.fsync(file)
+
+for _ in range({count}):
+    what = dice.choice(["judge"] * 4 + ["undo", "undo", "redo", "page"])
+    chosen = dice.sample(few, {{"judge": 1, "page": 3}}.get(what, 0))
+    said = {{building: dice.choice(VERDICTS) for building in chosen}}
+    tell(what=what, said=said, shown=False)
+    answer = ""
+    if what == "judge":
+        session.judge(said[chosen[0]], chosen[0])
+    elif what == "page":
+        session.confirm(said)
+    else:
+        answer = getattr(session, what)()
+    pairs = zip(session.buildings.ids, session.buildings.annotated)
+    colours = {{building: CODES[code] for building, code in pairs if code >= 0}}
+    tell(what=what, said=said, shown=True, answer=answer, colours=colours)
 """
-"""Does what the keys and buttons of the map do, and writes down what a person then sees."""
+"""Does what keys and buttons of the map do; writes down what a person asks for, then what is shown."""
 OPERATIONS = 200
+
+
+class Told:
+    """What a kernel has written down, and what must be stored of it.
+
+    Attributes:
+        shown: how many operations have returned.
+        events: kind, building and verdict of each event they make.
+        asked: those of the operation that has not returned.
+        holds: what holds of each building, by what the person said alone.
+        colours: what the person saw last.
+
+    """
+
+    def __init__(self, log) -> None:
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+        told = [json.loads(line) for line in lines if line.endswith("\n")]
+        self.shown, self.events, self.asked, self.colours = 0, [], [], {}
+        self._done, self._undone = [], []
+        for ask in (one for one in told if not one["shown"]):
+            self.asked = self._events(ask)
+            self.holds = dict(self._done)
+            if self.shown < sum(one["shown"] for one in told):
+                self.events += self.asked
+                self.asked, self.before = [], self.holds
+                self.shown += 1
+        returned = [one for one in told if one["shown"]]
+        if returned:
+            self.colours = returned[-1]["colours"]
+
+    def _events(self, ask):
+        if ask["what"] in {"judge", "page"}:
+            self._done += ask["said"].items()
+            self._undone.clear()
+            return [("judged", *one) for one in ask["said"].items()]
+        source, target, kind = (
+            (self._done, self._undone, "undone") if ask["what"] == "undo" else (self._undone, self._done, "redone")
+        )
+        if not source:
+            return []
+        target.append(source.pop())
+        return [(kind, *target[-1])]
 
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
+    """A case with verdicts."""
     buildings = lattice()
     case = load(make_case(tmp_path_factory.mktemp("town"), buildings, verification={"max_offset": 0}))
     write_probability(case, seen(buildings))
@@ -63,79 +109,76 @@ def town(tmp_path_factory):
 
 
 @contextmanager
-def annotating(town, store, shown, seed, annotator="ann"):
-    """Yield a kernel that annotates."""
+def annotating(town, store, log, seed, annotator="ann"):
+    """Yield the manager of a kernel that annotates."""
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel()
     client = manager.client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=60)
-        since = AnnotationStore(store).events()[-1].id if store.exists() and annotator == "ann" else 0
-        client.execute(
-            ANNOTATE.format(
-                case=str(town.file), store=str(store), shown=str(shown), seed=seed, annotator=annotator, since=since,
-                count=OPERATIONS,
-            )
-        )  # fmt: skip
-        yield manager, client
+        client.wait_for_ready(timeout=PATIENCE)
+        places = {"case": str(town.file), "store": str(store), "log": str(log)}
+        client.execute(ANNOTATE.format(**places, seed=seed, annotator=annotator, count=OPERATIONS))
+        yield manager
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         manager.context.destroy(linger=0)
 
 
-def told(shown):
-    """Return what was shown, the last of all."""
-    lines = shown.read_text(encoding="utf-8").splitlines() if shown.exists() else []
-    whole = [line for line in lines if line.endswith("}}")]
-    return len(whole), json.loads(whole[-1]) if whole else {"events": [], "colours": {}}
-
-
-@pytest.mark.slow
-def test_what_a_killed_kernel_has_shown_as_saved_is_there_and_nothing_else(town, tmp_path):
-    path, dice = tmp_path / "annotations.db", random.Random(5)
-    for kill in range(5):
-        shown, moment = tmp_path / f"shown{kill}", dice.randrange(OPERATIONS)
-        before = len(AnnotationStore(path).events()) if path.exists() else 0
-        with annotating(town, path, shown, seed=kill) as (manager, _):
-            until(lambda shown=shown, moment=moment: told(shown)[0] >= moment)
-            os.kill(manager.provisioner.process.pid, signal.SIGKILL)
-            psutil.wait_procs([psutil.Process(manager.provisioner.process.pid)], timeout=60)
-        _, last = told(shown)
-        store = AnnotationStore(path)
-        events = [event.id for event in store.events()][before:]
-        known = len(last["events"])
-        assert events[:known] == last["events"]
-        assert len(events) - known in {0, 1, 3}  # one click, or one page, that nobody was told of yet
-        if len(events) == known:
-            assert {name: event.verdict for name, event in store.get().items()} == last["colours"]
-        with closing(sqlite3.connect(path)) as db:
-            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-@pytest.mark.slow
-def test_two_kernels_at_once_lose_nothing_and_a_copy_made_meanwhile_opens(town, tmp_path):
-    path = tmp_path / "annotations.db"
-    AnnotationStore(path).events()
-    shown = {name: tmp_path / name for name in ("bob", "cleo")}
-    with (
-        annotating(town, path, shown["bob"], 1, "bob"),
-        annotating(town, path, shown["cleo"], 2, "cleo"),
-    ):
-        for number, moment in enumerate((20, 60, 120)):
-            until(lambda moment=moment: min(told(file)[0] for file in shown.values()) >= moment)
-            known = [told(file)[1]["events"] for file in shown.values()]
-            copy = tmp_path / f"copy{number}"
-            copy.mkdir()
-            for file in (path, path.with_name(f"{path.name}-wal")):
-                shutil.copyfile(file, copy / file.name)
-            with closing(sqlite3.connect(copy / path.name)) as db:
-                assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            found = {event.id for event in AnnotationStore(copy / path.name).events()}
-            assert found.issuperset(known[0] + known[1])
-        until(lambda: min(told(file)[0] for file in shown.values()) == OPERATIONS)
+def stored(path, annotator=None):
     events = AnnotationStore(path).events()
-    for name, file in shown.items():
-        assert [event.id for event in events if event.annotator == name] == told(file)[1]["events"]
-    assert len(events) == sum(len(told(file)[1]["events"]) for file in shown.values())
+    return [(one.kind, one.building, one.verdict) for one in events if annotator in {None, one.annotator}]
+
+
+def is_whole(path):
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_what_a_killed_kernel_has_shown_as_saved_is_there_and_nothing_else(town, tmp_path, seed):
+    path, log, dice = tmp_path / "annotations.db", tmp_path / "log", random.Random(seed)
+    moment, later = dice.randrange(1, OPERATIONS - 20), dice.uniform(0, 0.03)
+    with annotating(town, path, log, seed) as manager:
+        until(lambda: Told(log).shown >= moment)
+        time.sleep(later)
+        kernel = manager.provisioner.process
+        kernel.send_signal(signal.SIGKILL)
+        assert kernel.wait(PATIENCE) == -signal.SIGKILL
+    told, found = Told(log), stored(path)
+    assert found[: len(told.events)] == told.events
+    assert told.colours == told.before
+    in_flight = found[len(told.events) :]
+    assert in_flight in ([], told.asked)
+    store = AnnotationStore(path)
+    assert {name: event.verdict for name, event in store.get().items()} == (told.holds if in_flight else told.before)
+    assert is_whole(path)
+    store.save(Judgement("way/1", "unsure", "ann"))
+    assert stored(path) == [*found, ("judged", "way/1", "unsure")]
+
+
+@pytest.mark.slow
+def test_two_kernels_at_once_lose_nothing_and_a_copy_made_meanwhile_has_what_was_shown(town, tmp_path):
+    path = tmp_path / "annotations.db"
+    logs = {name: tmp_path / name for name in ("bob", "cleo")}
+    with annotating(town, path, logs["bob"], 1, "bob"), annotating(town, path, logs["cleo"], 2, "cleo"):
+        for moment in (20, 60, 120):
+            until(lambda moment=moment: min(Told(log).shown for log in logs.values()) >= moment)
+            before = {name: Told(log).events for name, log in logs.items()}
+            copy = tmp_path / f"copy{moment}" / path.name
+            copy.parent.mkdir()
+            for name in (path.name, f"{path.name}-wal"):
+                shutil.copyfile(path.with_name(name), copy.with_name(name))
+            after = {name: Told(log) for name, log in logs.items()}
+            for name, events in before.items():
+                found = stored(copy, name)
+                assert found[: len(events)] == events
+                assert found == (after[name].events + after[name].asked)[: len(found)]
+            assert is_whole(copy)
+        until(lambda: min(Told(log).shown for log in logs.values()) == OPERATIONS)
+    for name, log in logs.items():
+        assert stored(path, name) == Told(log).events
+    assert len(stored(path)) == sum(len(Told(log).events) for log in logs.values())
+    assert is_whole(path)

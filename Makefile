@@ -49,6 +49,7 @@ bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/bench_verify.py
 	$(BIN)/python tests/benchmarks/bench_predict.py
 	$(BIN)/python tests/benchmarks/bench_tiles.py
+	$(BIN)/python tests/benchmarks/bench_map.py
 	$(BIN)/python tests/benchmarks/bench_workbench.py
 
 install: $(VENV)/.test

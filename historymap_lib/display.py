@@ -103,8 +103,10 @@ def make(project: Project, layer: str) -> Display:
             code=CODE,
             seen=seen,
             size=path.stat().st_size,
+            case=str(project.file),
             **facts,
         )
+        _sweep()
         return _display(path, facts)
 
 
@@ -125,6 +127,15 @@ def tile_url(display: Display) -> str | None:
 def _folder() -> Path:
     named = os.environ.get(CACHE)
     return (Path(named) / "historymap" if named else user_cache_path("historymap")) / "display"
+
+
+def _sweep() -> None:
+    """Remove the copies of cases that are no more."""
+    for path in _folder().glob("*.tif"):
+        told = artifacts.read_manifest(path)
+        if told is not None and "case" in told and not Path(told["case"]).exists():
+            for left in (path, artifacts.manifest_path(path)):
+                left.unlink(missing_ok=True)
 
 
 def _place(project: Project, layer: str) -> Path:

@@ -335,7 +335,7 @@ def test_saving_does_not_apply_and_the_steps_are_due_until_they_have_run(town):
     due = {item.name: item for item in read_status(town).items}
     assert due["verdicts"].outdated is None
     assert due["corrected tiles"].outdated is None
-    assert due["annotations"].text == "1 buildings"
+    assert due["annotations"].text == "1 building"
 
 
 def test_when_all_is_undone_applying_brings_back_what_was(town):

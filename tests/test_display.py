@@ -233,6 +233,17 @@ def test_two_cases_and_two_layers_have_copies_of_their_own(case, tmp_path):
     assert all(len(key) == 32 for key in keys)
 
 
+def test_the_copies_of_a_case_that_is_no_more_go_when_another_is_made(case, tmp_path):
+    copies = []
+    for name in ("gone", "here", "last"):
+        other = load(make_case(tmp_path / name))
+        copies.append(make(other, "photo").path)
+        if name == "gone":
+            other.file.unlink()
+    assert [path.exists() for path in copies] == [False, True, True]
+    assert not artifacts.manifest_path(copies[0]).exists()
+
+
 def test_two_processes_make_it_once(case, cache):
     both = [subprocess.Popen(command(case), stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     said = [one.communicate(timeout=PATIENCE) for one in both]

@@ -53,7 +53,7 @@ def test_the_things_are_told_in_numbers_in_the_order_in_which_they_are_made(fini
     assert found["probability"] == "there, but without its manifest"
     counts = artifacts.read_manifest(case.paths.verified)["counts"]
     assert found["verdicts"].startswith(f"{counts['existed']} existed, {counts['not_existed']} not existed, ")
-    assert found["annotations"] == "1 buildings"
+    assert found["annotations"] == "1 building"
     assert status.next == "historymap run train (it has not run yet)"
 
 

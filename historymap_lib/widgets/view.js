@@ -78,12 +78,17 @@ function render({ model, el }) {
       const source = images[image.dataset.image];
       if (source && image.getAttribute("src") !== source) image.src = source;
     }
+    if (subject() !== asked) waiting = false;
   };
-  let waiting = false; // for Python to answer: who presses twice wants it once
+  // for Python to answer, or to show another building: who presses twice wants it once
+  let waiting = false;
+  let asked;
+  const subject = () => page.querySelector("[data-building]")?.dataset.building;
   const send = (element, action = element.dataset.action) => {
     if (element.getAttribute("aria-disabled") === "true") return;
     if (waiting && !element.dataset.again && !element.dataset.change) return;
     waiting = !element.dataset.again;
+    asked = subject();
     const focus = page.contains(document.activeElement) ? document.activeElement.dataset.building : undefined;
     model.send({ focus, ...element.dataset, action, values: values(element) });
   };

@@ -82,7 +82,7 @@ def test_of_a_finished_case_each_card_says_how_good_and_how_old_its_thing_is(mad
     assert "90% of the area" in words(card(panel, "probability"))
     assert "corrected, just now" in words(card(panel, "training tiles"))
     assert "169 buildings" in words(card(panel, "footprints"))
-    assert "1 buildings" in words(card(panel, "annotations"))
+    assert "1 building" in words(card(panel, "annotations"))
     assert words(page(panel).select_one(".hm-next")).startswith("Next: all is up to date; look at the verdicts")
     assert page(panel).select("button") == []
 

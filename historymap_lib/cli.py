@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from historymap_lib import __version__, cli_annotations, cli_jobs, cli_photo, evaluation, sample, steps
+from historymap_lib import __version__, cli_annotations, cli_footprints, cli_jobs, cli_photo, evaluation, sample, steps
 from historymap_lib.errors import sentence_of
 from historymap_lib.lab import open_lab
 from historymap_lib.progress import PROGRESS
@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_jobs(commands)
     _add_status(commands)
     cli_photo.add_commands(commands, _command, _add_config)
+    cli_footprints.add_commands(commands, _command, _add_config)
     cli_annotations.add_commands(commands, _command, _add_config)
     _add_evaluate(commands)
     _add_workbench(commands)

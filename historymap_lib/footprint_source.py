@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 from pyproj import Transformer
-from shapely import box
 
 from historymap_lib import artifacts, footprints, overpass
 from historymap_lib.errors import FootprintsError
 from historymap_lib.http import Client, Unusable, text_of
-from historymap_lib.imagery import open_photo
+from historymap_lib.imagery import area_of
 from historymap_lib.settings import FileFootprints, OverpassFootprints
 
 if TYPE_CHECKING:
@@ -133,20 +132,15 @@ def _no_page(answer: Answer) -> None:
 def _check(project: Project, path: Path) -> None:
     """Read a file that has come, as far as the area goes: better an error now than a snapshot that is none."""
     try:
-        read(project, path, _area(project))
+        read(project, path, area_of(project))
     except FootprintsError as error:
         source = project.footprints.path
         raise FootprintsError(str(error).replace(str(path), source)) from None
 
 
-def _area(project: Project) -> Polygon:
-    with open_photo(project) as photo:
-        return box(*photo.grid.bounds)
-
-
 def _bounds(project: Project, around: float = 0.0) -> Bounds:
     """Return the area with so many metres around it, in degrees."""
-    west, south, east, north = _area(project).bounds
+    west, south, east, north = area_of(project).bounds
     to_degrees = Transformer.from_crs(project.crs, "EPSG:4326", always_xy=True)
     found = to_degrees.transform_bounds(west - around, south - around, east + around, north + around)
     return float(found[0]), float(found[1]), float(found[2]), float(found[3])

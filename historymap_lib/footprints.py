@@ -5,6 +5,7 @@ Nothing is dropped in silence: each row that is read is kept, rejected with a re
 
 from __future__ import annotations
 
+import json
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow.parquet  # type: ignore[import-untyped]
 import pyogrio
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
@@ -23,6 +25,7 @@ from shapely.errors import ShapelyError
 
 from historymap_lib import footprints_osm as osm
 from historymap_lib.errors import FootprintsError
+from historymap_lib.footprints_overture import with_overture_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -245,7 +248,7 @@ def _read(path: Path, layer: str | None, id_field: str | None, within: tuple[Pol
     if not path.exists():
         raise FootprintsError(f"{path} does not exist; correct the path to the footprints")
     if path.suffix.lower() in {".parquet", ".geoparquet"}:
-        table = _read_parquet(path)
+        table = _read_parquet(path, within)
     else:
         tables = [_read_layer(path, name, where, id_field, within) for name, where in _layers(path, layer)]
         table = _joined(tables)
@@ -324,14 +327,27 @@ def _read_layer(
     return _Table(fields, shapes, damaged, crs, list(info["fields"]))
 
 
-def _read_parquet(path: Path) -> _Table:
+def _read_parquet(path: Path, within: tuple[Polygon, CRS] | None) -> _Table:
     with _reading(path):
-        frame = gpd.read_parquet(path)
+        frame = _parquet(path, within)
     shapes = frame.geometry.to_numpy()
     fields = _lower(pd.DataFrame(frame.drop(columns=frame.geometry.name)).reset_index(drop=True))
     fields["fid"] = fields.get("fid", pd.Series(range(len(fields))))
     crs = _crs(frame.crs, "Parquet", path)
-    return _Table(osm.with_gdal_ids(fields, None), shapes, np.zeros(len(frame), bool), crs, list(fields.columns))
+    fields = with_overture_ids(osm.with_gdal_ids(fields, None))
+    return _Table(fields, shapes, np.zeros(len(frame), bool), crs, list(fields.columns))
+
+
+def _parquet(path: Path, within: tuple[Polygon, CRS] | None) -> gpd.GeoDataFrame:
+    """Return what lies in the area, where the file has a column by which that can be told (GeoParquet 1.1)."""
+    if within is not None:
+        stored = json.loads(pyarrow.parquet.read_schema(path).metadata.get(b"geo", b"{}"))
+        column = stored.get("columns", {}).get(stored.get("primary_column"), {})
+        if "bbox" in column.get("covering", {}):
+            crs = CRS.from_user_input(column.get("crs") or "OGC:CRS84")
+            bounds = Transformer.from_crs(within[1], crs, always_xy=True).transform_bounds(*within[0].bounds)
+            return gpd.read_parquet(path, bbox=bounds)
+    return gpd.read_parquet(path)
 
 
 def _joined(tables: list[_Table]) -> _Table:

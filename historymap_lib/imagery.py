@@ -21,6 +21,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
+from shapely import box
 
 from historymap_lib.artifacts import read_manifest
 from historymap_lib.errors import PhotoError
@@ -31,6 +32,8 @@ from historymap_lib.tiles import Grid
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from shapely import Polygon
 
     from historymap_lib.project import Project
 
@@ -116,6 +119,19 @@ def open_photo(project: Project, *, copy: bool = True) -> Photo:
             f"which covers {_rounded(whole)} in {project.area.crs}; correct the one or the other"
         )
     return Photo(sources, grid)
+
+
+def area_of(project: Project) -> Polygon:
+    """Return the area of a case in its CRS: its bounds, or where it has none, those of the photo.
+
+    Raises:
+        HistorymapError: there are no bounds, and the photo cannot be opened.
+    """
+    bounds = _bounds(project)
+    if bounds is None:
+        with open_photo(project) as photo:
+            bounds = photo.grid.bounds
+    return box(*bounds)
 
 
 def photo_files(project: Project) -> list[Path]:

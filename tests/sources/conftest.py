@@ -6,6 +6,7 @@ import pytest
 import rasterio
 import yaml
 from map_server import EAST, MAPSERV, NORTH, SOUTH, WEST, cgi, mapfile, serving
+from overpass_fixtures import extracts, running, server, servers, town  # noqa: F401 - fixtures
 
 from historymap_lib import http
 from historymap_lib.project import load
@@ -50,8 +51,8 @@ def map_server(tmp_path_factory, banepa, snapped):
     if MAPSERV is None:
         pytest.skip("there is no MapServer (apt-get install cgi-mapserver)")
     environment = mapfile(tmp_path_factory.mktemp("mapserver"), banepa, snapped, f"{WEST} {SOUTH} {EAST} {NORTH}", CRS)
-    with serving(cgi(environment)) as server:
-        yield server
+    with serving(cgi(environment)) as started:
+        yield started
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ CURVES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", (0
 
 SCORED = ("not_existed", "unsure", "existed")
 
+OUTLINE = Look("outline", INK, 0.0, "#E69F00", width=1.0)
 ANNOTATED = Look("annotated", INK, 0.0, INK, width=2.4)
 
 Extent = tuple[float, float, float, float]
@@ -141,6 +142,28 @@ def draw_verdicts(verdicts: gpd.GeoDataFrame, photo: Photo, path: Path) -> None:
     _scale_bar(axes)
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=11)
     write_figure(figure, path)
+
+
+def draw_preview(photo: Photo, shapes: NDArray[Any], path: Path, title: str) -> float:
+    """Draw the photo with outlines over it, and write how far it reaches; return the share of it that has data.
+
+    Args:
+        photo: the open photo, of about as many pixels as the picture.
+        shapes: polygons in the CRS of the photo's grid.
+        path: the PNG to write.
+        title: what stands above.
+
+    """
+    figure, axes = _map(photo, title)
+    grey, extent = thumbnail(photo, LONGEST)
+    _draw_photo(axes, grey, extent)
+    axes.add_artist(footprint_patch(shapes, OUTLINE, _line_width(shapes, axes) if len(shapes) else 1.0, zorder=2))
+    _scale_bar(axes)
+    west, south, east, north = photo.grid.bounds
+    words = f"{photo.grid.crs.name}: {west:,.0f} to {east:,.0f} east, {south:,.0f} to {north:,.0f} north, in metres"
+    figure.text(0.5, FOOT / 2 / (figure.get_size_inches()[1] * DPI), words, ha="center", va="center", fontsize=11)
+    write_figure(figure, path)
+    return float((grey > 0).mean())
 
 
 def draw_histogram(verdicts: gpd.GeoDataFrame, settings: Verification, path: Path) -> None:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 CHUNK = 4096
 """Pixels along a window: some 80 blocks are asked for together, and memory stays below 200 MB."""
 COG_BLOCK = 512
-CACHE_MB = 256
+CACHE = 128 << 20
+"""Bytes of raster blocks that GDAL keeps."""
 ROOM = 2.5
 """Bytes of disk a pixel that are needed at most: the pixels as they come, and the compressed copy."""
 CODE = tuple(f"historymap_lib.{name}" for name in ("photo_fetch", "imagery_remote", "photo_services", "photo_wms"))
@@ -72,7 +73,7 @@ def fetch(project: Project, *, fresh: bool = False) -> Fetched:
         if fresh and photo.remote is not None:
             photo.remote.cache.forget()
         _check_room(photo, path)
-        with artifacts.replacing(path) as partial, rasterio.Env(GDAL_CACHEMAX=CACHE_MB, GDAL_NUM_THREADS="ALL_CPUS"):
+        with artifacts.replacing(path) as partial, rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_NUM_THREADS="ALL_CPUS"):
             raw = partial.with_name("raw.tif")
             covered = _write(photo, raw)
             if not covered:

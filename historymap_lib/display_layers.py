@@ -199,6 +199,7 @@ def _check_whole(path: Path, levels: int) -> None:
 def _photo_layer(project: Project) -> Iterator[_Layer]:
     """Yield the photo as the case sees it: grey and alpha."""
     with open_photo(project) as photo:
+        photo.prepare()
         grid = photo.grid
         crs = grid.crs.to_wkt()
         frame = Frame.over(crs, grid.width, grid.height, grid.bounds, f"{project.file}: the area")

@@ -6,6 +6,7 @@ gives the same tomorrow.
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -113,12 +114,20 @@ def fetch(project: Project, path: Path) -> None:
             told = {"bounds": bounds, "snapshot": min(found.dates), "server": found.server}
         else:
             client = Client(source.access, project.file)
-            date = client.ask(source.path, check=_no_page, into=partial).headers.get("Last-Modified", "")
-            told = {"snapshot": date, "server": source.path}
+            answer = client.ask(source.path, check=_no_page, into=partial)
+            told = {"snapshot": _date(answer), "server": source.path}
             _check(project, partial)
         size = partial.stat().st_size
     settings = project.settings("footprints")
     artifacts.write_manifest(path, step=STEP, inputs=[], settings=settings, parameters={}, code=CODE, size=size, **told)
+
+
+def _date(answer: Answer) -> str:
+    """Return when a file was changed last (ISO 8601, UTC), or nothing where the server does not say."""
+    try:
+        return parsedate_to_datetime(answer.headers.get("Last-Modified", "")).isoformat()
+    except ValueError:
+        return ""
 
 
 def _no_page(answer: Answer) -> None:

@@ -90,14 +90,14 @@ class Photo:
         """The server that the photo comes from, if one gives it."""
         return next((source for source in self._sources if isinstance(source, RemoteSource)), None)
 
-    def prepare(self, windows: Sequence[Window]) -> None:
-        """Fetch from a server, all at once, what these windows need; it saves time before many are read.
+    def prepare(self, windows: Sequence[Window] | None = None) -> None:
+        """Fetch from a server, many at once, what these windows need, or all: it saves time before they are read.
 
         Raises:
             SourceError: the server does not give it.
         """
         if self.remote is not None:
-            self.remote.prepare(windows)
+            self.remote.prepare(windows or [Window(0, 0, self.grid.width, self.grid.height)])
 
 
 def open_photo(project: Project, *, copy: bool = True) -> Photo:

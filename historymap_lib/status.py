@@ -16,6 +16,7 @@ from historymap_lib.fingerprints import looking_once, tree
 from historymap_lib.imagery import photo_files
 from historymap_lib.jobs.files import Files
 from historymap_lib.jobs.store import ACTIVE, ENDED, Store
+from historymap_lib.settings import FilePhoto
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +124,10 @@ def _photo(project: Project) -> Item:
         files = photo_files(project)
     except PhotoError as error:
         return Item("photo", "", None, exists=False, made_at=None, text=str(error), facts=facts)
+    if not files:
+        host = urlsplit(project.photo.url).hostname if not isinstance(project.photo, FilePhoto) else ""
+        text = ", ".join([project.photo_name(), *map(str, facts.values()), f"from {host} as it is needed"])
+        return Item("photo", "", None, exists=True, made_at=None, text=text, facts=facts)
     name = files[0].name if len(files) == 1 else f"{len(files)} files"
     return _brought("photo", files, ", ".join([name, *map(str, facts.values())]), facts)
 

@@ -82,7 +82,8 @@ def generate(
         with artifacts.replacing_folder(folder) as partial:
             for part in PARTS:
                 (partial / part).mkdir()
-            skipped, samples, ranked = 0, [], list(artist.ranked())
+            skipped, samples, ranked = 0, [], artist.ranked()
+            photo.prepare([tile.window for tile in ranked[:count]])
             with Bar("tiles", total=min(count, len(ranked)), unit="tile") as bar:
                 for tile in ranked:
                     sample = artist.draw(tile)

@@ -21,7 +21,7 @@ from shapely import box
 from historymap_lib import alignment, artifacts, evidence, zonal
 from historymap_lib.annotation_store import settled
 from historymap_lib.calibration import FEW, TwoGroups, corrected
-from historymap_lib.errors import PhotoError, VerificationError
+from historymap_lib.errors import PhotoError, SourceError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
 from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
@@ -244,7 +244,7 @@ def _photo(project: Project) -> Iterator[Photo | None]:
         photo = None
         try:
             photo = stack.enter_context(open_photo(project))
-        except PhotoError as error:
+        except (PhotoError, SourceError) as error:
             print(f"judging by the probabilities alone, and no picture: {error}")  # noqa: T201 - the user should know
         yield photo
 

@@ -94,6 +94,7 @@ def predict(project: Project, *, picture: bool = True) -> Predicted:
             f"{project.tiles.resolution}; set tiles.resolution to the former or train again"
         )
     with open_photo(project) as photo:
+        photo.prepare()
         with artifacts.replacing(paths.probability) as partial:
             layout = Layout(photo.grid, model.folds, project.tiles.size, project.prediction.overlap)
             samples = _samples(photo, layout)

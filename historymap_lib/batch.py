@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import os
 import sys
 import time
@@ -84,6 +85,8 @@ def run_notebooks(project: Project, folder: Path, *, force: bool = False) -> lis
         StepError: the notebooks are not where they should be.
 
     """
+    # a kernel that ends with us is found dead by a task that nobody waits for any longer: no news after our sentence
+    logging.getLogger("asyncio").addFilter(_is_news)
     source = notebook_folder()
     reports = [Report(name, _title(source / f"{name}.ipynb")) for name in NOTEBOOKS]
     try:
@@ -104,6 +107,10 @@ def run_notebooks(project: Project, folder: Path, *, force: bool = False) -> lis
         reports = [replace(one, state="broken off") if one.state == "running" else one for one in reports]
         _write_index(project, folder, reports)
     return reports
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], DeadKernelError)
 
 
 def _parameters(project: Project, report: Report, *, force: bool) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class Offsets:
         shift = self.at((west + east) / 2, (south + north) / 2)
         return moved(shapes, shift)
 
+    @classmethod
+    def constant(cls, east: float, north: float) -> Offsets:
+        """Return one shift for all places."""
+        return cls(0.0, 0.0, CELL, np.array([east, north], float).reshape(2, 1, 1))
+
 
 def moved(shapes: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Return the shapes, each moved by its row of `shifts` (n x 2: east, north)."""

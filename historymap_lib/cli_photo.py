@@ -1,4 +1,4 @@
-"""`historymap photo`: bring it down from its server, look at it, and see what a server has."""
+"""`historymap photo`: bring it down from its server, look at it, lay it on the map, and see what a server has."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SHOWN = 8
 """CRSs of a layer that are printed."""
+FORMATS = ("image/png", "image/jpeg", "image/tiff")
+"""Those that the settings take."""
 
 
 def fetch(options: argparse.Namespace) -> None:
@@ -25,6 +27,13 @@ def fetch(options: argparse.Namespace) -> None:
     from historymap_lib.photo_fetch import fetch as fetch_photo  # noqa: PLC0415 - reads rasters, which takes its time
 
     print(fetch_photo(load(options.config), fresh=options.fresh).summary)
+
+
+def align(options: argparse.Namespace) -> None:
+    """Measure how far the photo of a case lies from the map."""
+    from historymap_lib.photo_align import align as measure  # noqa: PLC0415 - reads rasters, which takes its time
+
+    print(measure(load(options.config), reach=options.reach).summary)
 
 
 def preview(options: argparse.Namespace) -> None:
@@ -56,8 +65,10 @@ def info(options: argparse.Namespace) -> None:
 
 def _listed(offer: ServerInfo) -> str:
     """Return the layers of a server for people."""
+    formats = ", ".join(one for one in offer.formats if one in FORMATS)
+    number = "1 layer" if len(offer.layers) == 1 else f"{len(offer.layers)} layers"
     lines = [
-        f"{offer.source.upper()} {offer.title or offer.url}: {len(offer.layers)} layers, {', '.join(offer.formats)}"
+        f"{offer.source.upper()} {offer.title or offer.url}: {number}, {formats or 'in no format that can be read'}"
     ]
     for one in offer.layers:
         more = f" and {len(one.crs) - SHOWN} more" if len(one.crs) > SHOWN else ""
@@ -109,5 +120,8 @@ def add_commands(commands: Any, new: Any, add_config: Any) -> None:
     told.add_argument("--layer", metavar="TEXT", help="only layers with this in their name or title")
     told.add_argument("--json", action="store_true", help="print it as JSON, for programs")
     told.set_defaults(run=info)
-    for one in (brought, drawn, told):
+    moved = new(names, "align", "measure how far the photo lies from the map, for verify and the training tiles")
+    moved.add_argument("--reach", type=float, default=10.0, metavar="METRES", help="how far to look (default: 10)")
+    moved.set_defaults(run=align)
+    for one in (brought, drawn, told, moved):
         add_config(one)

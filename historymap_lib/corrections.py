@@ -24,6 +24,7 @@ from historymap_lib.annotation_store import settled, store_path
 from historymap_lib.annotations import read as read_annotations
 from historymap_lib.errors import AnnotationsError, TrainingDataError
 from historymap_lib.footprint_source import load_footprints
+from historymap_lib.offsets import placed
 from historymap_lib.progress import track
 from historymap_lib.training_data import (
     IGNORE,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 STEP = "apply-annotations"
 CODE = tuple(
     f"historymap_lib.{name}"
-    for name in ("corrections", "annotations", "annotation_store", "footprints", "footprints_osm", "windows")
+    for name in ("corrections", "annotations", "annotation_store", "footprints", "footprints_osm", "offsets", "windows")
 )
 
 
@@ -88,7 +89,7 @@ def apply(
     judged = _gather(project, file)
     bounds = np.array([tile["bounds"] for tile in tiles])
     area = box(*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0))
-    frame = load_footprints(project, area).frame
+    frame = placed(project, load_footprints(project, area).frame)
     known = set(frame["building_id"]) & set(judged)
     _correct(project, folder, tiles, frame, judged)
     done = [item["tile"] for item in read_metadata(folder)]
@@ -137,6 +138,7 @@ def _correct(
                 project.paths.training,
                 project.paths.annotations,
                 project.footprint_file,
+                project.paths.offsets,
             ],
             settings=project.settings("footprints"),
             parameters={},

@@ -26,7 +26,7 @@ from historymap_lib.display_layers import LAYERS as LAYERS  # noqa: PLC0414 - as
 from historymap_lib.display_layers import write
 from historymap_lib.errors import DisplayError, HistorymapError
 from historymap_lib.fingerprints import CACHE, tree
-from historymap_lib.imagery import photo_files
+from historymap_lib.imagery import fetch_settings, photo_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,7 +165,7 @@ def _source(project: Project, layer: str) -> dict[str, Any]:
     """Return what else a copy depends on, as its manifest tells it."""
     settings = {}
     if layer == "photo":
-        settings = project.settings("area", "photo") | {"tiles": {"resolution": project.tiles.resolution}}
+        settings = fetch_settings(project)
     code = {module: artifacts.code_fingerprint(module) for module in CODE}
     return {"settings": settings, "parameters": {"layer": layer}, "code": code}
 

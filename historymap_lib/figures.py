@@ -100,9 +100,9 @@ def draw_probability(photo: Photo, raster: Path, path: Path) -> None:
         path: the PNG to write.
 
     """
-    figure, axes = _map(photo, "How probable is a building?")
+    figure, axes = blank_map(photo, "How probable is a building?")
     grey, extent = thumbnail(photo, LONGEST)
-    _draw_photo(axes, grey, extent)
+    draw_photo(axes, grey, extent)
     left, right, bottom, top = extent
     transform = rasterio.transform.from_bounds(left, bottom, right, top, grey.shape[1], grey.shape[0])
     with rasterio.open(raster) as dataset:
@@ -111,7 +111,7 @@ def draw_probability(photo: Photo, raster: Path, path: Path) -> None:
             values = view.read(1)
     shown = np.ma.masked_equal(values, 255) / 254
     image = axes.imshow(shown, cmap=veil(), vmin=0, vmax=1, extent=extent, aspect="auto", zorder=2)
-    _scale_bar(axes)
+    draw_scale(axes)
     _colour_bar(figure, image)
     write_figure(figure, path)
 
@@ -127,8 +127,8 @@ def draw_verdicts(verdicts: gpd.GeoDataFrame, photo: Photo, path: Path) -> None:
     """
     names = verdicts["photo"].dropna().unique() if "photo" in verdicts else []
     question = f"which of {len(verdicts):,} buildings stood?"
-    figure, axes = _map(photo, f"{names[0]}: {question}" if len(names) == 1 else question.capitalize())
-    _draw_photo(axes, *thumbnail(photo, LONGEST), fade=0.35)
+    figure, axes = blank_map(photo, f"{names[0]}: {question}" if len(names) == 1 else question.capitalize())
+    draw_photo(axes, *thumbnail(photo, LONGEST), fade=0.35)
     shapes = verdicts.geometry.to_crs(photo.grid.crs).to_numpy()
     line = _line_width(shapes, axes)
     handles = []
@@ -139,7 +139,7 @@ def draw_verdicts(verdicts: gpd.GeoDataFrame, photo: Photo, path: Path) -> None:
     annotated = verdicts["annotated"].to_numpy(dtype=bool)
     axes.add_artist(footprint_patch(shapes[annotated], ANNOTATED, line, zorder=3))
     handles.append(footprint_patch(shapes[:0], ANNOTATED, label=f"{ANNOTATED.label} ({annotated.sum():,})"))
-    _scale_bar(axes)
+    draw_scale(axes)
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=11)
     write_figure(figure, path)
 
@@ -154,11 +154,11 @@ def draw_preview(photo: Photo, shapes: NDArray[Any], path: Path, title: str) -> 
         title: what stands above.
 
     """
-    figure, axes = _map(photo, title)
+    figure, axes = blank_map(photo, title)
     grey, extent = thumbnail(photo, LONGEST)
-    _draw_photo(axes, grey, extent)
+    draw_photo(axes, grey, extent)
     axes.add_artist(footprint_patch(shapes, OUTLINE, _line_width(shapes, axes) if len(shapes) else 1.0, zorder=2))
-    _scale_bar(axes)
+    draw_scale(axes)
     west, south, east, north = photo.grid.bounds
     words = f"{photo.grid.crs.name}: {west:,.0f} to {east:,.0f} east, {south:,.0f} to {north:,.0f} north, in metres"
     figure.text(0.5, FOOT / 2 / (figure.get_size_inches()[1] * DPI), words, ha="center", va="center", fontsize=11)
@@ -292,7 +292,7 @@ def _tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _map(photo: Photo, title: str) -> tuple[Figure, Axes]:
+def blank_map(photo: Photo, title: str) -> tuple[Figure, Axes]:
     """Return a figure with a title, and axes in metres with the shape of the photo, room for a legend below."""
     west, south, east, north = photo.grid.bounds
     scale = LONGEST / max(east - west, north - south)
@@ -308,7 +308,7 @@ def _map(photo: Photo, title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw_photo(axes: Axes, grey: NDArray[np.uint8], extent: Extent, fade: float = 0.0) -> None:
+def draw_photo(axes: Axes, grey: NDArray[np.uint8], extent: Extent, fade: float = 0.0) -> None:
     """Draw the photo; `fade` lifts black towards white, so that what lies over it stands out."""
     shown = np.ma.masked_equal(grey, 0)
     axes.imshow(shown, cmap="gray", vmin=-255 * fade / (1 - fade), vmax=255, extent=extent, aspect="auto", zorder=1)
@@ -329,7 +329,7 @@ def _colour_bar(figure: Figure, image: Any) -> None:
     bar.outline.set_edgecolor(QUIET)
 
 
-def _scale_bar(axes: Axes) -> None:
+def draw_scale(axes: Axes) -> None:
     """Draw a bar of 1, 2, 5, 10, 20... metres, about a sixth of the map."""
     (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     power = 10.0 ** math.floor(math.log10((right - left) / 5))

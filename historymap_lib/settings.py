@@ -27,6 +27,8 @@ def _address(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 """Of a server."""
+Shift = Annotated[tuple[float, float], Field(strict=False)]
+"""Metres to the east and to the north."""
 BOUNDS = 4
 HALF = 180
 """Degrees to the east, and to the west."""
@@ -104,6 +106,7 @@ class FilePhoto(Section):
     path: str | list[str]
     name: str | None = None
     year: int | None = None
+    offset: Shift | None = None  # from the map to where the photo shows it, where a person has measured that
     nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None  # none: as the file says
     stretch: tuple[Share, Share] = Field((0.01, 0.99), strict=False)  # of the grey values, for more than 8 bits
 
@@ -136,6 +139,7 @@ class ServicePhoto(Section):
     blank: Literal["keep", "white", "black", "both"] = "keep"  # a picture that is all of this is no data
     name: str | None = None
     year: int | None = None
+    offset: Shift | None = None  # as for a file
 
 
 class WmsPhoto(ServicePhoto):
@@ -180,6 +184,9 @@ class XyzPhoto(ServicePhoto):
     def _template(cls, value: str) -> str:
         if not all(part in value for part in ("{z}", "{x}")) or ("{y}" in value) == ("{-y}" in value):
             raise ValueError(f"{value!r} is no address of tiles; it holds {{z}}, {{x}}, and {{y}} or {{-y}}")
+        others = set(re.findall(r"(?<!\$)\{[^{}]*\}", value)) - {"{z}", "{x}", "{y}", "{-y}"}
+        if others:
+            raise ValueError(f"{value!r} holds {min(others)}; write what stands there, one of its servers for {{s}}")
         return value
 
     @field_validator("bounds")
@@ -335,6 +342,7 @@ class Paths(Section):
     predictions: AnyPath = Path("data/{name}/predictions")
     verified: AnyPath = Path("data/{name}/buildings_verified.geojson")
     annotations: AnyPath = Path("data/{name}/annotations.json")
+    offsets: AnyPath = Path("data/{name}/offsets.json")  # how far the photo lies from the map
     jobs: AnyPath = Path("data/jobs")  # shared by all cases of a root
 
     @field_validator("verified")

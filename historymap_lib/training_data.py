@@ -24,6 +24,7 @@ from historymap_lib import artifacts
 from historymap_lib.errors import TrainingDataError
 from historymap_lib.footprint_source import load_footprints
 from historymap_lib.imagery import Photo, open_photo, photo_files
+from historymap_lib.offsets import placed
 from historymap_lib.progress import Bar
 from historymap_lib.tiles import TEST, Folds, Grid, Tile, test_blocks, tiles_over
 from historymap_lib.windows import burn
@@ -40,7 +41,7 @@ STEP = "generate-training"
 IGNORE = 255
 BLANK = 2.0
 """A tile whose grey values spread less than this (standard deviation) shows nothing."""
-MODULES = ("training_data", "imagery", "footprints", "footprints_osm", "tiles", "windows")
+MODULES = ("training_data", "imagery", "footprints", "footprints_osm", "offsets", "tiles", "windows")
 CODE = tuple(f"historymap_lib.{name}" for name in MODULES)
 PARTS = ("images", "masks", "buildings", "metadata")
 
@@ -78,7 +79,7 @@ def generate(
     with open_photo(project) as photo:
         found = load_footprints(project, photo.grid.polygon)
         print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
-        artist = _Artist(project, photo, found.frame)
+        artist = _Artist(project, photo, placed(project, found.frame))
         with artifacts.replacing_folder(folder) as partial:
             for part in PARTS:
                 (partial / part).mkdir()
@@ -103,7 +104,7 @@ def generate(
             artifacts.write_manifest(
                 partial,
                 step=STEP,
-                inputs=[*photo_files(project), project.footprint_file],
+                inputs=[*photo_files(project), project.footprint_file, project.paths.offsets],
                 settings=project.settings("area", "photo", "footprints", "tiles"),
                 parameters={"tiles": tiles},
                 code=CODE,

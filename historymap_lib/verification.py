@@ -25,6 +25,7 @@ from historymap_lib.errors import PhotoError, SourceError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
 from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
+from historymap_lib.offsets import known_offsets
 from historymap_lib.phantoms import make_phantoms
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely import Polygon
 
+    from historymap_lib.alignment import Offsets
     from historymap_lib.annotations import Annotation
     from historymap_lib.footprints import Footprints
     from historymap_lib.imagery import Photo
@@ -58,7 +60,7 @@ CODE = tuple(
             "footprints",
             "footprints_osm",
         ),
-        *("imagery", "outlines", "phantoms", "probability", "windows", "zonal"),
+        *("imagery", "offsets", "outlines", "phantoms", "probability", "windows", "zonal"),
     )
 )
 COLUMNS = [
@@ -87,14 +89,15 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
         raise VerificationError(f"{paths.probability}: there are no probabilities; run predict first")
     judged = settled(project)
     # hashed before they are read: what is clicked meanwhile makes these verdicts out of date
-    sources = [paths.probability, source_file(project), paths.annotations]
+    sources = [paths.probability, source_file(project), paths.annotations, paths.offsets]
     with suppress(PhotoError):
         sources += photo_files(project)
     inputs = artifacts.fingerprints(sources)
     found = load_footprints(project, _area(paths.probability, project))
     print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
+    offsets = known_offsets(project)
     with _photo(project) as photo:
-        frame = judge(found.frame, paths.probability, judged, project.verification, photo)
+        frame = judge(found.frame, paths.probability, judged, project.verification, photo, offsets=offsets)
         frame["model"] = _model_of(paths.probability, paths.model)
         frame["photo"] = project.photo_name()
         counts = _count(frame, found)
@@ -126,6 +129,8 @@ def judge(
     judged: dict[str, Annotation],
     settings: Verification,
     photo: Photo | None = None,
+    *,
+    offsets: Offsets | None = None,
 ) -> gpd.GeoDataFrame:
     """Return the buildings (in the CRS of the raster) with the columns from `verdict` to `annotated`.
 
@@ -135,11 +140,13 @@ def judge(
         judged: annotations by building id.
         settings: thresholds, and how far footprints may lie off.
         photo: the open photo, whose outlines are looked at too where it is at hand.
+        offsets: how far the photo is known to lie from the map; what the probabilities tell of it comes on top.
 
     """
     told = {key: float(one.existed) for key, one in judged.items() if one.existed is not None}
     said = frame["building_id"].map(told).to_numpy(np.float64)
-    table = score(frame.geometry.to_numpy(), raster, settings, photo, said)
+    shapes = frame.geometry.to_numpy()
+    table = score(shapes if offsets is None else offsets.move(shapes), raster, settings, photo, said)
     frame = frame.reset_index(drop=True).join(table[["probability", "coverage", "overlap"]].round(4))
     covered = (frame["coverage"] >= settings.min_coverage) & frame["probability"].notna()
     frame["probability"] = frame["probability"].where(covered)

@@ -121,6 +121,7 @@ def test_the_manifest_counts_what_was_made(town):
     assert set(manifest["inputs"]) == {
         str(case.paths.root / "photo.tif"),
         str(case.paths.root / "footprints.geojson"),
+        str(case.paths.offsets),
     }
 
 

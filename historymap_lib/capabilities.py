@@ -110,7 +110,7 @@ def swapped(name: str) -> bool:
 def code_of(name: str) -> str:
     """Return the short name of a CRS: `EPSG:4326` for `urn:ogc:def:crs:EPSG::4326` and the like."""
     found = re.fullmatch(r"(?i)(?:urn:(?:ogc|x-ogc):def:crs:|https?://www\.opengis\.net/def/crs/)?"
-                         r"(\w+)[:/]+(?:[\w.]*[:/])?(\w+)", name.strip())  # fmt: skip
+                         r"(\w+)[:/]+(?:[\w.]*[:/])*(\w+)", name.strip())  # fmt: skip
     return f"{found[1].upper()}:{found[2]}" if found else name.strip()
 
 

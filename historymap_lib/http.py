@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
@@ -49,6 +50,8 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 """What is wrong with our own disk, and not with the server."""
 SAID = 200
 """Characters of what a server said that are told."""
+WORD = 6
+"""Characters from which on a value is looked for in what a server sends."""
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -82,6 +85,7 @@ class Client:
         """Take how a server wants to be asked; `where` is the file of the settings, for messages."""
         self._access, self._where = access, where
         self._secrets: set[str] = set()
+        self._named: dict[str, str] = {}  # what environment variables hold, and what stands for it: ${NAME}
         self._headers = {name: self.filled(value) for name, value in access.headers.items()}
         self._parameters = {name: self.filled(value) for name, value in access.parameters.items()}
         self._login = (self.filled(access.user), self.filled(access.password or "")) if access.user else None
@@ -166,16 +170,23 @@ class Client:
             if not found:
                 raise SettingsError(f"{self._where}: the environment variable {match[1]} is not set; set it")
             self._secrets = self._secrets | {found}  # a new set: other threads may be going through the old one
+            self._named = self._named | {found: match[0]}
             return quote(found, safe="") if address and match.start() else found
 
         return VARIABLE.sub(value, text)
 
     def hidden(self, text: str) -> str:
         """Return a text without secrets, also where they are written as in an address."""
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            for form in {secret, quote(secret, safe=""), quote(secret), quote_plus(secret)}:
-                text = text.replace(form, "***")
-        return text
+        return _replaced(text, dict.fromkeys(self._secrets, "***"))
+
+    def veiled(self, text: str) -> str:
+        """Return a text with `${NAME}` again in place of what the environment variables hold: undoes `filled`."""
+        return _replaced(text, self._named)
+
+    def tells(self, body: bytes) -> bool:
+        """Say whether a body holds what an environment variable does, such as a key; shorter words are everywhere."""
+        text = body.decode(errors="surrogateescape")
+        return any(_replaced(text, {secret: ""}) != text for secret in self._named if len(secret) >= WORD)
 
     def _once(  # noqa: PLR0917 - one call
         self,
@@ -247,6 +258,14 @@ class _Session(requests.Session):
             for name in self._secret:
                 prepared_request.headers.pop(name, None)
         super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
+
+
+def _replaced(text: str, by: Mapping[str, str]) -> str:
+    """Return a text with secrets replaced, the longest first, also where they are written as in an address or XML."""
+    for secret in sorted(by, key=len, reverse=True):
+        for form in {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), escape(secret)}:
+            text = text.replace(form, by[secret])
+    return text
 
 
 def _pause(state: tenacity.RetryCallState) -> float:

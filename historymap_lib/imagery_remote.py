@@ -8,6 +8,7 @@ window that neighbours have no seam.
 from __future__ import annotations
 
 import math
+import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,12 @@ import numpy as np
 from rasterio import Affine
 from rasterio.enums import Resampling
 from rasterio.warp import reproject, transform, transform_bounds
+from rasterio.windows import Window
 
-from historymap_lib import photo_wms
+from historymap_lib import photo_tiles, photo_wms
 from historymap_lib.block_cache import BlockCache
 from historymap_lib.crew import Crew
-from historymap_lib.errors import PhotoError, SourceError
+from historymap_lib.errors import PhotoError
 from historymap_lib.http import Client, Unusable
 from historymap_lib.photo_services import Block, Bounds, Case, Lattice, Service, bounds_in
 from historymap_lib.progress import Bar
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pyproj import CRS
-    from rasterio.windows import Window
 
     from historymap_lib.project import Project
     from historymap_lib.tiles import Grid
@@ -41,6 +42,8 @@ MONTH = 30.0
 """Days after which a server is asked again for what it did not have."""
 MARGIN = 4
 """Pixels around a window that the interpolation (cubic) looks at, and two to spare; of the coarser of both."""
+ADDRESS = re.compile(rb"""=\s*(?:"https?://[!#-~]*"|'https?://[!-&(-~]*')""")
+"""An address in XML: servers write keys that they were asked with into those by which they want to be asked."""
 FINER = 1.5
 """A lattice this many times finer than the grid is averaged; else it is interpolated."""
 
@@ -87,28 +90,45 @@ class RemoteSource:
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Return grey values (uint8) and validity of a window of the grid.
 
+        Beyond the grid there is nothing, as in the copy that `photo fetch` makes: one gives the same as the other.
+
         Raises:
             SourceError: the server does not give a block.
 
         """
-        under = self._under(window)
+        whole = np.zeros((int(window.height), int(window.width)), np.uint8)
+        inside = self._inside(window)
+        if inside is None:
+            return whole, whole > 0
+        under = self._under(inside)
         grey = self._mosaic(*under)
         if self._begin is None:
-            grey = self._warped(grey, under, window)
-        return grey, grey > 0
+            grey = self._warped(grey, under, inside)
+        left, top = int(inside.col_off - window.col_off), int(inside.row_off - window.row_off)
+        whole[top : top + grey.shape[0], left : left + grey.shape[1]] = grey
+        return whole, whole > 0
 
     def count(self, window: Window) -> int:
         """Return how many blocks a window of the grid needs."""
-        return len(self.service.lattice.blocks_in(*self._under(window)))
+        return len(self._needed(window))
 
     def prepare(self, windows: Sequence[Window]) -> None:
         """Fetch into the cache what these windows need, all at once, which is much faster than one by one."""
-        wanted = dict.fromkeys(
-            block for window in windows for block in self.service.lattice.blocks_in(*self._under(window))
-        )
+        wanted = dict.fromkeys(block for window in windows for block in self._needed(window))
         missing = [block for block in wanted if not self.cache.has(_name(block))]
         for _ in self._fetched(missing):
             pass
+
+    def _inside(self, window: Window) -> Window | None:
+        """Return what of a window lies on the grid, or None."""
+        left, top = max(0, int(window.col_off)), max(0, int(window.row_off))
+        right = min(self._grid.width, int(window.col_off + window.width))
+        bottom = min(self._grid.height, int(window.row_off + window.height))
+        return Window(left, top, right - left, bottom - top) if left < right and top < bottom else None
+
+    def _needed(self, window: Window) -> list[Block]:
+        inside = self._inside(window)
+        return [] if inside is None else self.service.lattice.blocks_in(*self._under(inside))
 
     def _under(self, window: Window) -> tuple[int, int, int, int]:
         """Return the pixels of the lattice that a window needs: left, top, width, height."""
@@ -211,9 +231,11 @@ def source_of(project: Project, area: Bounds | None) -> RemoteSource:
     client = Client(settings.access, where)
     case = Case(project.crs, area, project.tiles.resolution, where)
     if isinstance(settings, WmsPhoto):
-        service = photo_wms.service_of(settings, _capabilities(client, settings), case)
+        service = photo_wms.service_of(settings, _offer(client, settings), case)
+    elif isinstance(settings, WmtsPhoto):
+        service = photo_tiles.wmts(settings, _offer(client, settings), case)
     else:
-        raise SourceError("not yet")
+        service = photo_tiles.xyz(settings, case)
     return RemoteSource(service, client, settings.access.connections)
 
 
@@ -224,16 +246,21 @@ def forget_offer(project: Project) -> None:
         _said(settings).forget()
 
 
-def _capabilities(client: Client, settings: WmsPhoto) -> bytes:
+def _offer(client: Client, settings: WmsPhoto | WmtsPhoto) -> bytes:
     """Return what a server says that it has: kept from before, as long as the layer is in it, so also offline."""
     cache = _said(settings)
     kept = cache.get("capabilities")
     if kept:
         return kept
-    url, parameters = photo_wms.capabilities_of(settings)
     there: list[bool] = []
-    body = client.ask(url, parameters, check=lambda answer: there.append(photo_wms.has(answer.body, settings))).body
-    if there[-1]:
+    if isinstance(settings, WmsPhoto):
+        url, parameters = photo_wms.capabilities_of(settings)
+        answer = client.ask(url, parameters, check=lambda one: there.append(photo_wms.has(one.body, settings)))
+    else:
+        url, parameters = photo_tiles.capabilities_of(settings)
+        answer = client.ask(url, parameters, check=lambda one: there.append(photo_tiles.has(one.body, settings)))
+    body = ADDRESS.sub(lambda found: client.veiled(found[0].decode()).encode(), answer.body)
+    if there[-1] and not client.tells(body):
         cache.put("capabilities", body)
     return body
 

@@ -37,7 +37,10 @@ CACHE = 128 << 20
 """Bytes of raster blocks that GDAL keeps."""
 ROOM = 2.5
 """Bytes of disk a pixel that are needed at most: the pixels as they come, and the compressed copy."""
-CODE = tuple(f"historymap_lib.{name}" for name in ("photo_fetch", "imagery_remote", "photo_services", "photo_wms"))
+CODE = tuple(
+    f"historymap_lib.{name}"
+    for name in ("photo_fetch", "imagery_remote", "photo_services", "photo_wms", "photo_tiles", "capabilities_wmts")
+)
 
 
 @dataclass(frozen=True)

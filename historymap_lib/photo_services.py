@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from pyproj import CRS
 from rasterio.warp import transform, transform_bounds
 
 from historymap_lib.capabilities import refusal
@@ -23,8 +24,6 @@ from historymap_lib.http import Unusable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from pyproj import CRS
 
     from historymap_lib.http import Answer
 
@@ -44,6 +43,9 @@ WHITE, BLACK = 254, 1
 OPAQUE = 128
 MERCATOR = 20037508.342789244
 """Half of the width of the web map, in its metres."""
+DEGREES = CRS.from_user_input("OGC:CRS84")
+BEYOND = 6.0
+"""Degrees beyond the area of use of a CRS, up to which its coordinates still mean something."""
 
 
 @dataclass(frozen=True)
@@ -181,11 +183,42 @@ class Service:
 
 
 def bounds_in(source: CRS, target: CRS, bounds: Bounds) -> Bounds | None:
-    """Return bounds in another CRS, or None where they cannot be told there."""
+    """Return bounds in another CRS, or None where they cannot be told there.
+
+    Of bounds that reach far beyond what a CRS is made for only the part is told where it means something: many
+    servers say "the world", and the corners of the world in UTM enclose nothing.
+    """
     if source == target:
         return bounds
-    if target.to_epsg() == 3857 and source.is_geographic:  # noqa: PLR2004 - its poles are at infinity
-        bounds = (bounds[0], max(bounds[1], -85.06), bounds[2], min(bounds[3], 85.06))
+    degrees = _transformed(source, DEGREES, bounds)
+    if degrees is not None:
+        inside = shared(degrees, _usable(target))
+        if inside is None:
+            return None
+        if inside != degrees:
+            return _transformed(DEGREES, target, inside)
+    return _transformed(source, target, bounds)
+
+
+def shared(one: Bounds, other: Bounds) -> Bounds | None:
+    """Return what two bounds share, or None where that is nothing."""
+    west, south, east, north = *map(max, one[:2], other[:2]), *map(min, one[2:], other[2:])
+    return (west, south, east, north) if west < east and south < north else None
+
+
+def _usable(crs: CRS) -> Bounds:
+    """Return the degrees between which the coordinates of a CRS mean something."""
+    area = crs.area_of_use
+    if crs.to_epsg() == 3857:  # noqa: PLR2004 - its poles are at infinity
+        return -180.0, -85.06, 180.0, 85.06
+    if crs.is_geographic or area is None or area.west > area.east:
+        return -math.inf, -math.inf, math.inf, math.inf
+    return area.west - BEYOND, max(area.south - BEYOND, -90.0), area.east + BEYOND, min(area.north + BEYOND, 90.0)
+
+
+def _transformed(source: CRS, target: CRS, bounds: Bounds) -> Bounds | None:
+    if source == target:
+        return bounds
     west, south, east, north = transform_bounds(source.to_wkt(), target.to_wkt(), *bounds, densify_pts=21)
     fine = all(map(math.isfinite, (west, south, east, north))) and west < east and south < north
     return (west, south, east, north) if fine else None

@@ -159,7 +159,9 @@ class _Trainer:
             paths.model, step="train", inputs=self.sources, settings=settings, parameters=self.parameters, code=CODE
         )
         self.state_file.unlink(missing_ok=True)
-        text = f"{paths.model}: validation IoU {metrics['validation_iou']:.3f}, test IoU {metrics['test_iou']}"
+        test = metrics["test_iou"]
+        text = f"{paths.model}: validation IoU {metrics['validation_iou']:.3f}"
+        text += "" if test is None else f", test IoU {test:.3f}"
         return Trained(paths.model, metrics, text)
 
     def probability(self, network: nn.Module, image: np.ndarray) -> np.ndarray:

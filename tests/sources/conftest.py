@@ -69,6 +69,7 @@ def case(tmp_path):
     """Return a function that gives a case of Banepa with a photo by these settings."""
 
     def make(*, bounds=(WEST, SOUTH, EAST, NORTH), case_crs="EPSG:32645", resolution=0.4, name="banepa", **photo):
+        photo |= {"bounds": photo.pop("photo_bounds")} if "photo_bounds" in photo else {}
         area = {"crs": case_crs} | ({"bounds": list(bounds), "bounds_crs": case_crs} if bounds else {})
         values = {
             "name": name,

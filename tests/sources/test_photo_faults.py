@@ -53,7 +53,7 @@ def reset(handler):
     handler.wfile.write(body[: len(body) // 2])
     handler.wfile.flush()
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    handler.connection.close()
+    handler.close_connection = True
 
 
 def broken_off(handler):

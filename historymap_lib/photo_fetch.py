@@ -6,19 +6,15 @@ does. What was fetched before a break lies in the cache of blocks, so that the n
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import rasterio
-from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
-from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window
 
 from historymap_lib import artifacts, imagery_remote
+from historymap_lib.cog import BLOCK, is_whole, write_cog
 from historymap_lib.errors import PhotoError
 from historymap_lib.imagery import fetch_settings, fetched, open_photo
 from historymap_lib.progress import Bar
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK = 4096
 """Pixels along a window: some 80 blocks are asked for together, and memory stays below 200 MB."""
-COG_BLOCK = 512
 CACHE = 128 << 20
 """Bytes of raster blocks that GDAL keeps."""
 ROOM = 2.5
@@ -84,8 +79,9 @@ def fetch(project: Project, *, fresh: bool = False) -> Fetched:
                     f"{project.file}: the server has nothing in the area; compare area.bounds with what "
                     "historymap photo info tells of the photo"
                 )
-            _as_cog(raw, partial)
-            _check_whole(partial, raw)
+            write_cog(raw, partial, predictor=2)
+            if not is_whole(partial, raw):
+                raise PhotoError(f"{path}: could not be written whole, most likely for want of disk space; make room")
             size = partial.stat().st_size
         grid = photo.grid
     artifacts.write_manifest(
@@ -105,7 +101,7 @@ def _write(photo: Photo, path: Path) -> float:
     """Write all windows of the photo as they come; return the share of pixels with data."""
     grid, valid = photo.grid, 0
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "width": grid.width, "height": grid.height}
-    tiling = {"tiled": True, "blockxsize": COG_BLOCK, "blockysize": COG_BLOCK, "bigtiff": "if_safer", "sparse_ok": True}
+    tiling = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "bigtiff": "if_safer", "sparse_ok": True}
     place = {"crs": grid.crs.to_wkt(), "transform": grid.transform, "nodata": 0}
     windows = [
         Window(left, top, min(CHUNK, grid.width - left), min(CHUNK, grid.height - top))
@@ -127,15 +123,6 @@ def _write(photo: Photo, path: Path) -> float:
     return valid / (grid.width * grid.height)
 
 
-def _as_cog(source: Path, target: Path) -> None:
-    """Write a cloud optimised GeoTIFF with overviews down to one block."""
-    with rasterio.open(source, "r+") as dataset:
-        halvings = math.ceil(math.log2(max(1, max(dataset.shape) / COG_BLOCK)))
-        if halvings:
-            dataset.build_overviews([2**level for level in range(1, halvings + 1)], Resampling.average)
-    copy_raster(source, target, driver="COG", compress="deflate", predictor=2, blocksize=COG_BLOCK, bigtiff="if_safer")
-
-
 def _check_room(photo: Photo, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     needed, free = ROOM * photo.grid.width * photo.grid.height, shutil.disk_usage(path.parent).free
@@ -143,20 +130,4 @@ def _check_room(photo: Photo, path: Path) -> None:
         raise PhotoError(
             f"{path.parent}: has room for {free / 1e6:,.0f} MB, and the photo may need {needed / 1e6:,.0f} MB; "
             "make room, or set a smaller area.bounds or a larger tiles.resolution"
-        )
-
-
-def _check_whole(path: Path, source: Path) -> None:
-    """Read the copy to its end: GDAL can close a file on a full disk without a word."""
-    try:
-        with rasterio.open(path) as made, rasterio.open(source) as raw:
-            whole = all(
-                np.array_equal(made.read(1, window=window), raw.read(1, window=window))
-                for _, window in made.block_windows(1)
-            )
-    except RasterioError:
-        whole = False
-    if not whole:
-        raise PhotoError(
-            f"{path.name}: could not be written whole, most likely for want of disk space; make room and run it again"
         )

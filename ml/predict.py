@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
-from rasterio.enums import Resampling
-from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window
 
 from historymap_lib import artifacts
+from historymap_lib.cog import is_whole, write_cog
 from historymap_lib.errors import ModelError
 from historymap_lib.figures import draw_probability
 from historymap_lib.imagery import Photo, open_photo, photo_files
@@ -56,7 +55,6 @@ LOOKED_AT = 96
 """Windows that are looked at for them at most."""
 CACHE = 256
 """Bytes, so next to none: blocks are written at once. 256 MiB took that much more memory and were slower (measured)."""
-COG_BLOCK = 512
 AHEAD = 4 * STREAMS
 """Batches that are asked for ahead of the one that is waited for, so that no stream runs dry while a block is finished
 and the next is read; a default block is one batch and its end (measured: 6.1 s for what 2 * STREAMS do in 6.7)."""
@@ -103,7 +101,6 @@ def predict(project: Project, *, picture: bool = True) -> Predicted:
             raw = partial.with_name("raw.tif")
             covered = _write_blocks(photo, layout, runners, raw, project.prediction.batch_size)
             _as_cog(raw, partial)
-            _check_whole(partial, raw)
         settings = project.settings("area", "photo", "tiles", "prediction")
         inputs = [*photo_files(project), paths.model]
         artifacts.write_manifest(
@@ -277,33 +274,14 @@ def _samples(photo: Photo, layout: Layout) -> np.ndarray:
 
 
 def _as_cog(source: Path, target: Path) -> None:
-    """Write a cloud optimised GeoTIFF whose band says that 254 is probability 1.
-
-    The overviews are made here and the lowest level of deflate is asked for: GDAL's COG driver left to itself takes
-    three times as long, for a file that is 7 % smaller (measured on a town).
-    """
+    """Write the COG, whose band says that 254 is probability 1; more compression would take long for 7 %."""
     with rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_NUM_THREADS="ALL_CPUS"):
         with rasterio.open(source, "r+") as dataset:
             dataset.scales = (1 / FULL,)
             dataset.set_band_description(1, "probability of building")
-            halvings = math.ceil(math.log2(max(1, max(dataset.shape) / COG_BLOCK)))
-            if halvings:
-                dataset.build_overviews([2**level for level in range(1, halvings + 1)], Resampling.average)
-        copy_raster(source, target, driver="COG", compress="deflate", level=1, blocksize=COG_BLOCK, bigtiff="if_safer")
-
-
-def _check_whole(path: Path, source: Path) -> None:
-    """Read the COG to its end: GDAL can close a file on a full disk without a word."""
-    try:
-        with rasterio.open(path) as made, rasterio.open(source) as raw:
-            whole = all(
-                np.array_equal(made.read(1, window=window), raw.read(1, window=window))
-                for _, window in made.block_windows(1)
-            )
-    except rasterio.errors.RasterioError:
-        whole = False
-    if not whole:
-        raise ModelError(f"{path.name}: could not be written whole, most likely for want of disk space; make room")
+        write_cog(source, target, level=1)
+    if not is_whole(target, source):
+        raise ModelError(f"{target.name}: could not be written whole, most likely for want of disk space; make room")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pyproj import CRS
+from rasterio._err import CPLE_BaseError
 from rasterio.warp import transform, transform_bounds
 
 from historymap_lib.capabilities import refusal
@@ -219,7 +220,10 @@ def _usable(crs: CRS) -> Bounds:
 def _transformed(source: CRS, target: CRS, bounds: Bounds) -> Bounds | None:
     if source == target:
         return bounds
-    west, south, east, north = transform_bounds(source.to_wkt(), target.to_wkt(), *bounds, densify_pts=21)
+    try:
+        west, south, east, north = transform_bounds(source.to_wkt(), target.to_wkt(), *bounds, densify_pts=21)
+    except CPLE_BaseError:  # of another planet, say
+        return None
     fine = all(map(math.isfinite, (west, south, east, north))) and west < east and south < north
     return (west, south, east, north) if fine else None
 

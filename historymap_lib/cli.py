@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,8 @@ def guarded(run: Callable[[], int | None]) -> int:
         said, code = "interrupted; what was finished is kept, run it again to go on", INTERRUPTED
     except _Terminated:
         said, code = "ended on request; what was finished is kept, run it again to go on", TERMINATED
+    with suppress(OSError):
+        sys.stdout.flush()  # in a log the sentence comes last
     print(f"historymap: {said}", file=sys.stderr)
     return code
 

@@ -25,7 +25,7 @@ from historymap_lib.annotations import Annotation
 from historymap_lib.annotations import read as read_annotations
 from historymap_lib.annotations import save as save_annotations
 from historymap_lib.database import PATIENCE, Database, Kind, is_remote
-from historymap_lib.errors import AnnotationsError
+from historymap_lib.errors import AnnotationsError, UnavailableError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -69,9 +69,10 @@ CREATE VIEW current AS  -- of each building
         SELECT 1 FROM latest AS later WHERE later.building = one.building
             AND (later.made_at, later.id) > (one.made_at, one.id));
 """
+SAME = "building = ? AND annotator = ? AND verdict = ? AND notes = ? AND reason = ? AND kind = 'judged'"
 
 
-class AnnotationsUnavailableError(AnnotationsError):
+class AnnotationsUnavailableError(AnnotationsError, UnavailableError):
     """Annotations cannot be stored just now: no room on the disk, or another program keeps the file."""
 
 
@@ -209,12 +210,17 @@ class AnnotationStore:
         """Return all events after a number, in order."""
         return self._events("SELECT * FROM events WHERE id > ? ORDER BY id", after)
 
-    def absorb(self, entries: Iterable[Annotation]) -> Imported:
-        """Import annotations in the exchange format; what is known already changes nothing."""
+    def absorb(self, entries: Iterable[Annotation], *, said_now: bool = False) -> Imported:
+        """Import annotations in the exchange format; what is known already changes nothing.
+
+        Those without a time are of a file that may come in again, after a change of mind too, and then say nothing new.
+        If they are `said_now`, they are known only where they are the latest word of whoever says so.
+        """
         new = known = 0
         with self._database.transaction() as db:
             for entry in entries:
-                if _is_known(db, entry):
+                now = said_now and entry.when is None
+                if _is_latest(db, entry) if now else _is_known(db, entry):
                     known += 1
                     continue
                 made_at = entry.when.astimezone(UTC).isoformat() if entry.when else ""
@@ -222,7 +228,7 @@ class AnnotationStore:
                     entry.building_id, entry.verdict, entry.annotator, entry.notes, entry.reason, made_at=made_at,
                     chosen_by="import",
                 )  # fmt: skip
-                _insert(db, "judged", judgement, entry=_hash(entry))
+                _insert(db, "judged", judgement, entry=None if now else _hash(entry))
                 new += 1
         return Imported(new, known)
 
@@ -331,12 +337,20 @@ def _is_known(db: sqlite3.Connection, entry: Annotation) -> bool:
     """Return whether an entry says nothing new: it came in before, or it is what a judgement of ours says."""
     if db.execute("SELECT 1 FROM events WHERE entry = ?", [_hash(entry)]).fetchone():
         return True
-    values = [entry.building_id, entry.annotator, entry.verdict, entry.notes, entry.reason]
-    same = "building = ? AND annotator = ? AND verdict = ? AND notes = ? AND reason = ? AND kind = 'judged'"
     if entry.when is None:
-        return db.execute(f"SELECT 1 FROM latest WHERE {same}", values).fetchone() is not None  # noqa: S608 - ours
-    rows = db.execute(f"SELECT made_at FROM events WHERE {same}", values)  # noqa: S608
+        return _is_latest(db, entry)
+    rows = db.execute(f"SELECT made_at FROM events WHERE {SAME}", _compared(entry))  # noqa: S608 - ours
     return any(datetime.fromisoformat(row["made_at"]) == entry.when for row in rows)
+
+
+def _is_latest(db: sqlite3.Connection, entry: Annotation) -> bool:
+    """Return whether an entry is what its person said last of the building."""
+    return db.execute(f"SELECT 1 FROM latest WHERE {SAME}", _compared(entry)).fetchone() is not None  # noqa: S608 - ours
+
+
+def _compared(entry: Annotation) -> list[str]:
+    """Return the values that `SAME` compares."""
+    return [entry.building_id, entry.annotator, entry.verdict, entry.notes, entry.reason]
 
 
 def _hash(entry: Annotation) -> str:

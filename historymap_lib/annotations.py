@@ -27,7 +27,7 @@ class Annotation(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-    osm_id: int = Field(gt=0)
+    osm_id: int = Field(gt=0, lt=2**63)
     existed: bool | None
     osm_type: Literal["node", "way", "relation"] = "way"
     notes: str = ""
@@ -39,7 +39,11 @@ class Annotation(BaseModel):
     @classmethod
     def _a_time(cls, value: str) -> str:
         if value:
-            datetime.fromisoformat(value)  # whose error says what is wrong
+            time = datetime.fromisoformat(value)  # whose error says what is wrong
+            try:
+                time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+            except OverflowError:
+                raise ValueError("is a time beyond the years 1 to 9999") from None
         return value
 
     @property

@@ -7,10 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from historymap_lib import agreement
+from historymap_lib import agreement, verdicts
 from historymap_lib.annotation_files import read_file, write_file
 from historymap_lib.annotation_store import VERDICTS, AnnotationStore, as_annotation
-from historymap_lib.artifacts import read_json
 from historymap_lib.errors import AnnotationsError
 from historymap_lib.project import load
 
@@ -99,10 +98,9 @@ def _numbers(store: AnnotationStore) -> dict[str, Any]:
 
 def _unknown(project: Project, names: list[str]) -> list[str]:
     """Return those that are no building of the verdicts; none before there are any."""
-    content = read_json(project.paths.verified)
-    if not isinstance(content, dict):
+    if not verdicts.has_any(project):
         return []
-    known = {feature["properties"]["building_id"] for feature in content["features"]}
+    known = verdicts.building_ids(project)
     return sorted(set(names) - known)
 
 

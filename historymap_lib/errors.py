@@ -66,6 +66,18 @@ class JobsError(HistorymapError):
     """A job cannot be queued, found or run."""
 
 
+class ServerError(HistorymapError):
+    """A server of historymap cannot be started or reached, or refuses what is asked of it."""
+
+
+class UnavailableError(HistorymapError):
+    """It cannot be done just now, for want of room or because somebody else is at it; later it can."""
+
+
+class UnknownError(HistorymapError):
+    """There is no such job or building."""
+
+
 def sentence_of(error: Exception) -> str | None:
     """Return what to tell a person of an error, or None where it is none that a person can put right."""
     if isinstance(error, HistorymapError):

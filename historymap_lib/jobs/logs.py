@@ -53,6 +53,22 @@ def read(path: Path, offset: int = 0, limit: int = LIMIT) -> Chunk:
     return Chunk("".join(lines), "" if len(data) == limit else _shown(data[end:]), offset + end)
 
 
+def end(path: Path) -> int:
+    """Return the byte after the last finished line of a log, looking at its last `LIMIT` bytes only; 0 without log.
+
+    Of a line longer than that, where a character begins.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = max(0, path.stat().st_size - LIMIT)
+            file.seek(begin)
+            data = file.read(LIMIT)
+    except FileNotFoundError:
+        return 0
+    finished = data.rfind(b"\n") + 1
+    return begin + (finished or (_whole(data) if begin else 0))
+
+
 def tail(path: Path, lines: int, limit: int = LIMIT) -> str:
     """Return the last finished lines of a log and the one being written, looking at its last `limit` bytes only."""
     try:

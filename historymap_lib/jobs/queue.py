@@ -26,7 +26,7 @@ from historymap_lib import steps
 from historymap_lib.errors import JobsError
 from historymap_lib.jobs import logs, waking
 from historymap_lib.jobs.files import Files
-from historymap_lib.jobs.store import ACTIVE, Record, Store
+from historymap_lib.jobs.store import ACTIVE, JobStateError, Record, Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -52,13 +52,17 @@ class Update:
 class Jobs:
     """The background jobs of a project, and of all cases that share its `paths.jobs`.
 
+    Args:
+        project: the case.
+        who: says of a job who submitted or cancelled it; without it the user of this process.
+
     Raises:
         JobsError: the store cannot be opened.
 
     """
 
-    def __init__(self, project: Project) -> None:
-        self.project = project
+    def __init__(self, project: Project, who: str | None = None) -> None:
+        self.project, self.who = project, who or _who()
         self.files = Files(project.paths.jobs)
         self.store = Store(self.files.store)
 
@@ -72,11 +76,14 @@ class Jobs:
         """
         return self.submit_all([(step, parameters)], force=force)[0]
 
-    def submit_all(self, chain: Sequence[str | tuple[str, dict[str, Any]]], *, force: bool = False) -> list[Job]:
+    def submit_all(
+        self, chain: Sequence[str | tuple[str, dict[str, Any]]], *, force: bool = False, if_idle: bool = False
+    ) -> list[Job]:
         """Queue steps one after the other; where one does not complete, those after it are cancelled and say why.
 
         Raises:
             StepError, JobsError: as with `submit`; then none is queued.
+            JobStateError: they are wanted only if nothing is queued or running (`if_idle`), and something is.
 
         """
         wanted = [(item, {}) if isinstance(item, str) else item for item in chain]
@@ -91,7 +98,7 @@ class Jobs:
             made = Path(parameters.get("output") or step.makes(self.project))
             row = self._row(name, [*command, *arguments], parameters | ({"force": True} if force else {}), made)
             rows.append(row | {"after": -1 if rows else None})
-        return self._add(rows)
+        return self._add(rows, if_idle=if_idle)
 
     def submit_command(self, name: str, command: Sequence[str | Path], *, result: Path | None = None) -> Job:
         """Queue any program with its arguments; it has completed if it ends with 0 and has made `result`, if given.
@@ -117,7 +124,7 @@ class Jobs:
         """Return a job by its number.
 
         Raises:
-            JobsError: there is none.
+            UnknownJobError: there is none.
 
         """
         self.store.get(number)
@@ -160,11 +167,11 @@ class Jobs:
             "result": str(result) if result is not None else None,
             "after": None,
             "token": secrets.token_hex(16),
-            "submitted_by": _who(),
+            "submitted_by": self.who,
         }
 
-    def _add(self, rows: list[dict[str, Any]]) -> list[Job]:
-        numbers = self.store.add(rows)
+    def _add(self, rows: list[dict[str, Any]], *, if_idle: bool = False) -> list[Job]:
+        numbers = self.store.add(rows, if_idle=if_idle)
         try:
             self.wake()
         except JobsError as error:
@@ -243,15 +250,16 @@ class Job:
         """Take it out of the queue, or ask it to end; that takes up to `jobs.grace` seconds, and `wait` waits for it.
 
         Raises:
-            JobsError: it has ended already.
+            JobStateError: it has ended already.
 
         """
-        store, who = self.jobs.store, _who()
+        store, who = self.jobs.store, self.jobs.who
         said = f"cancelled by {who} before it started"
         if not store.change(self.id, "pending", state="cancelled", finished=time.time(), error=said):
             if not store.change(self.id, "running", "cancelling", state="cancelling", cancelled_by=who):
                 record = store.get(self.id)
-                raise JobsError(f"job {self.id} ({record.name}) is {record.state} already; there is nothing to cancel")
+                said = f"job {self.id} ({record.name}) is {record.state} already; there is nothing to cancel"
+                raise JobStateError(said)
             self.jobs.wake()
         return self.record
 
@@ -259,13 +267,14 @@ class Job:
         """Queue the same again, as a new job.
 
         Raises:
-            JobsError: it has not ended yet.
+            JobStateError: it has not ended yet.
             StepError: what it needs is no longer there.
 
         """
         record = self.jobs.store.get(self.id)
         if not record.ended:
-            raise JobsError(f"job {self.id} ({record.name}) is {record.state}; it can be retried when it has ended")
+            said = f"job {self.id} ({record.name}) is {record.state}; it can be retried when it has ended"
+            raise JobStateError(said)
         if record.name in steps.STEPS and record.config == str(self.jobs.project.file):
             parameters = dict(record.parameters)
             return self.jobs.submit(record.name, force=parameters.pop("force", False), **parameters)
@@ -273,7 +282,7 @@ class Job:
             key: getattr(record, key)
             for key in ("name", "config", "case_name", "command", "folder", "parameters", "result")
         }
-        return self.jobs._add([row | {"token": secrets.token_hex(16), "submitted_by": _who()}])[0]  # noqa: SLF001
+        return self.jobs._add([row | {"token": secrets.token_hex(16), "submitted_by": self.jobs.who}])[0]  # noqa: SLF001
 
 
 @dataclass(frozen=True)

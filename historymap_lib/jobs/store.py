@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from historymap_lib.database import Database, Kind
-from historymap_lib.errors import JobsError
+from historymap_lib.errors import JobsError, UnavailableError, UnknownError
 from historymap_lib.jobs.processes import Identity
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ VERSION = 1
 ACTIVE = ("running", "cancelling")
 UNFINISHED = ("pending", *ACTIVE)
 ENDED = ("cancelled", "completed", "failed", "crashed")
+STATES = (*UNFINISHED, *ENDED)
+LARGEST = 2**63 - 1
+"""The largest number that SQLite knows."""
 SCHEMA = """
 CREATE TABLE jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, also after pruning
@@ -52,8 +55,16 @@ CREATE INDEX jobs_state ON jobs (state);
 """
 
 
-class StoreUnavailableError(JobsError):
+class StoreUnavailableError(JobsError, UnavailableError):
     """The store cannot be written just now: no room on the disk, or another program keeps it."""
+
+
+class UnknownJobError(JobsError, UnknownError):
+    """There is no job of this number."""
+
+
+class JobStateError(JobsError):
+    """A job does not stand so that this can be done with it; or others do, so that it must not be queued."""
 
 
 KIND = Kind(SCHEMA, VERSION, JobsError, StoreUnavailableError, "store of jobs", "move it away, and a new one is made")
@@ -140,10 +151,17 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path, self._database = path, Database(path, KIND)
 
-    def add(self, rows: list[dict[str, Any]]) -> list[int]:
-        """Queue jobs, all or none, and return their numbers; in a row `after` -n means the n-th before it."""
+    def add(self, rows: list[dict[str, Any]], *, if_idle: bool = False) -> list[int]:
+        """Queue jobs, all or none, and return their numbers; in a row `after` -n means the n-th before it.
+
+        Raises:
+            JobStateError: they are wanted only if nothing is queued or running, and something is.
+
+        """
         numbers: list[int] = []
         with self._database.transaction() as db:
+            if if_idle:
+                _refuse_busy(db)
             for row in rows:
                 after = row.get("after")
                 values = row | {
@@ -162,12 +180,12 @@ class Store:
         """Return a job.
 
         Raises:
-            JobsError: there is none of this number.
+            UnknownJobError: there is none of this number.
 
         """
-        found = self.find("id = ?", number)
+        found = self.find("id = ?", number) if number <= LARGEST else []
         if not found:
-            raise JobsError(f"there is no job {number}; historymap jobs list shows those there are")
+            raise UnknownJobError(f"there is no job {number}; historymap jobs list shows those there are")
         return found[0]
 
     def of(self, *states: str, order: str = "id", limit: int = -1) -> list[Record]:
@@ -192,6 +210,16 @@ class Store:
         with self._database.transaction() as db:
             query = f"DELETE FROM jobs WHERE id = ? AND state IN ({_marks(ENDED)})"  # noqa: S608
             db.executemany(query, [(number, *ENDED) for number in numbers])
+
+
+def _refuse_busy(db: sqlite3.Connection) -> None:
+    query = f"SELECT id, name, state FROM jobs WHERE state IN ({_marks(UNFINISHED)}) ORDER BY id LIMIT 1"  # noqa: S608
+    found = db.execute(query, UNFINISHED).fetchone()
+    if found is not None:
+        number, name, state = found
+        raise JobStateError(
+            f"job {number} ({name}) is {state}, and nothing was queued; wait for it, or queue behind it"
+        )
 
 
 def _record(row: sqlite3.Row) -> Record:

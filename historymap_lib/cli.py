@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_annotations.add_commands(commands, _command, _add_config)
     _add_evaluate(commands)
     _add_workbench(commands)
+    _add_serve(commands)
     return parser
 
 
@@ -188,6 +189,13 @@ def _add_workbench(commands: Any) -> None:
     _add_config(parser)
     parser.add_argument("further", nargs="*", metavar="ARGUMENT", help="for jupyter lab, after --: -- --port 9000")
     parser.set_defaults(run=lambda options: open_lab(load(options.config), options.further))
+
+
+def _add_serve(commands: Any) -> None:
+    parser = _command(commands, "serve", "offer a case to other machines and programs over HTTP, without notebooks")
+    _add_config(parser)
+    parser.add_argument("further", nargs="*", metavar="ARGUMENT", help="for Jupyter Server, after --: -- --port 9000")
+    parser.set_defaults(run=_serve)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -268,6 +276,12 @@ def _run_notebooks(project: Project, options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> None:
     status = read_status(load(options.config))
     print(json.dumps(status.as_dict(), indent=2) if options.json else status.table())
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from historymap_lib.server.service import serve  # noqa: PLC0415 - Jupyter Server takes its time
+
+    serve(options.config, options.further)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

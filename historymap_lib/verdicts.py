@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import pyogrio
 from pyproj import Transformer
+from pyproj.enums import TransformDirection
 from shapely import box
 
 from historymap_lib.errors import VerificationError
@@ -32,6 +33,7 @@ PIECE = 1000
 """Buildings that are read at once."""
 EDGE = 21
 """Points along an edge of a box that is brought into another CRS, where it is no box any more."""
+BACK = TransformDirection.INVERSE
 MARGIN = 0.001
 """Degrees around the buildings, for the points between those."""
 SLACK = 1.0
@@ -66,7 +68,7 @@ def building_ids(project: Project) -> set[str]:
         VerificationError: as with `table`.
 
     """
-    with closing(sqlite3.connect(f"{table(project).resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+    with _opened(table(project)) as db:
         return {name for (name,) in db.execute(f"SELECT building_id FROM {LAYER}")}  # noqa: S608 - ours
 
 
@@ -86,23 +88,15 @@ def features(
         VerificationError: the file cannot be read.
 
     """
-    left = math.inf if limit is None else limit
-    around = None if bbox is None else _brought(path, bbox)
-    if bbox is not None and around is None:
-        return
-    where = "1 = 1" if verdict is None else "verdict = '{}'".format(verdict.replace("'", "''"))
-    last = -1
-    while left > 0:
-        frame = _read(path, f"{where} AND fid > {last}", around, PIECE)
-        if frame.empty:
-            return
-        last = int(frame.index[-1])
-        shown = frame.to_crs("EPSG:4326")
+    numbers, left = _numbers(path, bbox, verdict), math.inf if limit is None else limit
+    if bbox is None:
+        numbers, offset = numbers[offset:], 0
+    for first in range(0, len(numbers), PIECE):
+        shown = _read(path, numbers[first : first + PIECE])
         if bbox is not None:
             shown = shown[shown.intersects(box(*bbox))]
         skipped, offset = min(offset, len(shown)), max(0, offset - len(shown))
-        shown = shown.iloc[skipped:]
-        for feature in _as_features(shown):
+        for feature in _as_features(shown.iloc[skipped:]):
             if left <= 0:
                 return
             left -= 1
@@ -119,14 +113,33 @@ def _as_features(frame: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
     yield from json.loads(plain.to_json(drop_id=True))["features"]
 
 
-def _read(path: Path, where: str, around: Bounds | None, count: int) -> gpd.GeoDataFrame:
-    """Return buildings in the order of their numbers, which are the index; those whose box touches `around`."""
+def _read(path: Path, numbers: list[int]) -> gpd.GeoDataFrame:
+    """Return buildings by their numbers in the file, in EPSG:4326."""
     try:
-        return gpd.read_file(
-            path, layer=LAYER, where=where, bbox=around, max_features=count, fid_as_index=True, engine="pyogrio"
-        )
+        found = gpd.read_file(path, layer=LAYER, fids=numbers, engine="pyogrio")
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, RuntimeError, ValueError) as error:
         raise VerificationError(f"{path}: cannot be read ({error}); run verify again") from error
+    return found.to_crs("EPSG:4326")
+
+
+def _numbers(path: Path, bbox: Bounds | None, verdict: str | None) -> list[int]:
+    """Return the numbers in the file of buildings of a verdict whose box may touch `bbox`, by the index of the file."""
+    wanted, values = ["1 = 1"], dict[str, Any]()
+    if verdict is not None:
+        wanted.append("verdict = :verdict")
+        values["verdict"] = verdict
+    if bbox is not None:
+        around = _brought(path, bbox)
+        if around is None:
+            return []
+        wanted.append(
+            f"fid IN (SELECT id FROM rtree_{LAYER}_geom"  # noqa: S608 - ours
+            " WHERE maxx >= :west AND maxy >= :south AND minx <= :east AND miny <= :north)"
+        )
+        values |= dict(zip(("west", "south", "east", "north"), around, strict=True))
+    with _opened(path) as db:
+        query = f"SELECT fid FROM {LAYER} WHERE {' AND '.join(wanted)} ORDER BY fid"  # noqa: S608 - ours
+        return [number for (number,) in db.execute(query, values)]
 
 
 def _brought(path: Path, bbox: Bounds) -> Bounds | None:
@@ -138,12 +151,21 @@ def _brought(path: Path, bbox: Bounds) -> Bounds | None:
     if not all(map(math.isfinite, told["total_bounds"])):
         return None
     bring = Transformer.from_crs("EPSG:4326", str(told["crs"]), always_xy=True)
-    there = bring.transform_bounds(*told["total_bounds"], densify_pts=EDGE, direction="INVERSE")
-    common = box(*there).buffer(MARGIN).intersection(box(*bbox))
-    if common.is_empty:
+    west, south, east, north = told["total_bounds"]
+    left, low, right, high = bring.transform_bounds(west, south, east, north, EDGE, direction=BACK)
+    west, south = max(bbox[0], left - MARGIN), max(bbox[1], low - MARGIN)
+    east, north = min(bbox[2], right + MARGIN), min(bbox[3], high + MARGIN)
+    if west > east or south > north:
         return None
-    west, south, east, north = bring.transform_bounds(*common.bounds, densify_pts=EDGE)
+    west, south, east, north = bring.transform_bounds(west, south, east, north, EDGE)
     return west - SLACK, south - SLACK, east + SLACK, north + SLACK
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection that only reads; nobody writes to a file of verdicts, which appears whole."""
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+        yield db
 
 
 @lru_cache(maxsize=4)
@@ -153,7 +175,7 @@ def _check(path: Path, _state: tuple[int, ...]) -> None:
     Remembered, since a city takes a moment.
     """
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+        with _opened(path) as db:
             (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if said == "ok":
                 db.execute(f"SELECT building_id, verdict FROM {LAYER} LIMIT 1").fetchone()  # noqa: S608 - ours

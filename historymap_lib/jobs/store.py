@@ -198,6 +198,14 @@ class Store:
         with self._database.opened() as db:
             return [_record(row) for row in db.execute(query, values)]
 
+    def counts(self) -> list[tuple[str, str, int, int, float]]:
+        """Return name, state, how many there are, how many of them ran and ended, and for how many seconds in all."""
+        query = """
+            SELECT name, state, count(*), count(finished - started), coalesce(total(finished - started), 0)
+            FROM jobs GROUP BY name, state"""
+        with self._database.opened() as db:
+            return [tuple(row) for row in db.execute(query)]
+
     def change(self, number: int, *states: str, **values: Any) -> bool:
         """Set columns of a job if it is in one of the states; return whether it was."""
         names = ", ".join(f"{name} = ?" for name in values)

@@ -21,6 +21,7 @@ from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
 from PIL import Image
+from prometheus_client import Counter
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from tornado.web import HTTPError, authenticated
@@ -45,6 +46,8 @@ JPEG, PNG = "image/jpeg", "image/png"
 JPEG_QUALITY = 85
 BROKEN = RasterioError, CPLE_BaseError
 
+SERVED = Counter("historymap_tiles_served", "Tiles of the map that were served.")
+
 _threads = threading.local()
 _importing = threading.Lock()
 
@@ -68,6 +71,7 @@ class TileHandler(APIHandler):
             kind, image = await asyncio.get_running_loop().run_in_executor(_pool(), draw, path, z, x, y)
         except (OSError, *BROKEN) as error:
             raise HTTPError(503, f"{path.name}: cannot be read; delete it and open the map again") from error
+        SERVED.inc()
         self.set_header("Cache-Control", FOREVER if self.get_query_argument("v", None) else ASK_AGAIN)
         self.finish(image, set_content_type=kind)
 

@@ -1,0 +1,340 @@
+"""The calls of the HTTP interface: one table of what can be asked, and a function each that answers.
+
+The functions know nothing of HTTP but the status that an answer has; they run in threads, since they read files.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from importlib.metadata import version
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from historymap_lib import __version__, verdicts
+from historymap_lib.annotation_store import AnnotationStore, as_annotation
+from historymap_lib.errors import HistorymapError, SettingsError
+from historymap_lib.jobs import Jobs, logs
+from historymap_lib.project import load
+from historymap_lib.server import messages
+from historymap_lib.server.api import RequestError, as_refusal
+from historymap_lib.status import read_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pydantic import BaseModel
+
+    from historymap_lib.annotation_store import Imported
+    from historymap_lib.jobs import Job
+    from historymap_lib.jobs.store import Record
+    from historymap_lib.project import Project
+    from historymap_lib.server.api import HistorymapApi
+
+GEOJSON = "application/geo+json"
+PIECE = 200
+"""Verdicts that are sent at once."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: by whom, of which case, with what."""
+
+    api: HistorymapApi
+    who: str
+    query: Any
+    body: Any = None
+    job: int = 0
+
+    @property
+    def project(self) -> Project:
+        """The case."""
+        return self.api.project()
+
+    @property
+    def jobs(self) -> Jobs:
+        """Its jobs."""
+        return Jobs(self.project, self.who)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call.
+
+    Attributes:
+        method: of HTTP.
+        path: below `<base_url>/historymap/api/`; `{job}` is the number of a job.
+        name: that of the method of the client.
+        help: what it does.
+        run: the function that answers: with what is sent as JSON, or with pieces of text as they come.
+        answer: what it answers with.
+        query, body: what it takes.
+        status: of the answer.
+        media_type: of the answer.
+        fails: further statuses that it may have, beside 400, 403, 422, 429, 500 and 503.
+
+    """
+
+    method: str
+    path: str
+    name: str
+    help: str
+    run: Callable[[Request], BaseModel | Iterator[str]]
+    answer: type[BaseModel]
+    query: type[messages.Query] = messages.Query
+    body: type[BaseModel] | None = None
+    status: int = HTTPStatus.OK
+    media_type: str = "application/json"
+    fails: tuple[int, ...] = ()
+
+
+def health(_: Request) -> messages.Health:
+    """Say that the server lives; no file is read."""
+    versions = {"historymap": __version__, "jupyter_server": version("jupyter_server")}
+    return messages.Health(versions=versions | {"python": platform.python_version()})
+
+
+def status(request: Request) -> messages.StatusTold:
+    """Tell where the case stands."""
+    found = read_status(request.project)
+    items = {item.name: item for item in found.items}
+    verified, annotations = items["verdicts"], items["annotations"].facts
+    counts = {name: count for name, count in verified.facts.items() if isinstance(count, int)}
+    return messages.StatusTold.model_validate(
+        found.as_dict()
+        | {
+            "training_tiles": items["training tiles"].facts.get("tiles", 0),
+            "corrected_tiles": items["corrected tiles"].facts.get("tiles", 0),
+            "model": {"exists": items["model"].exists, "metrics": items["model"].facts},
+            "verification": counts if verified.exists and counts else None,
+            "annotations": annotations.get("annotations", 0),
+            "not_applied": annotations.get("waiting", 0),
+            "current_job": found.current,
+        }
+    )
+
+
+def generate_training(request: Request) -> messages.Submitted:
+    """Queue generate-training."""
+    return _submit(request, "generate-training")
+
+
+def train(request: Request) -> messages.Submitted:
+    """Queue train, perhaps of another configuration of the project."""
+    project = request.project
+    if request.query.config is not None:
+        project = _configuration(project, request.query.config)
+    return _submit(request, "train", project)
+
+
+def predict(request: Request) -> messages.Submitted:
+    """Queue predict."""
+    return _submit(request, "predict")
+
+
+def verify(request: Request) -> messages.Submitted:
+    """Queue verify."""
+    return _submit(request, "verify")
+
+
+def jobs(request: Request) -> messages.JobPage:
+    """Return the jobs of all cases that share the store, the newest first."""
+    query, found = request.query, request.jobs
+    wanted: list[tuple[str, Any]] = [("id < ?", query.before)] if query.before is not None else []
+    wanted += [("state = ?", query.state)] if query.state is not None else []
+    condition = " AND ".join(["1", *(part for part, _ in wanted)])
+    records = found.store.find(condition, *(value for _, value in wanted), order="id DESC", limit=query.limit + 1)
+    shown = [_told(found.files.told(record)) for record in records[: query.limit]]
+    return messages.JobPage(jobs=shown, next=shown[-1].id if len(records) > query.limit else None)
+
+
+def job(request: Request) -> messages.JobTold:
+    """Return all that is known of a job."""
+    return _told(request.jobs.get(request.job).record)
+
+
+def job_log(request: Request) -> messages.LogPage:
+    """Return a part of what a job printed."""
+    found = request.jobs.get(request.job)
+    record = found.record  # before the log, so that of an ended job all is read
+    size = found.log_path.stat().st_size if found.log_path.exists() else 0
+    offset = min(request.query.offset, size)
+    chunk = logs.read(found.log_path, offset, request.query.limit)
+    complete = record.ended and (chunk.offset == size or bool(chunk.live))
+    return messages.LogPage(
+        job_id=found.id, state=_state(record), offset=offset, text=chunk.text, live=chunk.live, next=chunk.offset,
+        complete=complete,
+    )  # fmt: skip
+
+
+def cancel_job(request: Request) -> messages.JobTold:
+    """Cancel a job; it may take a moment until it has ended."""
+    return _told(request.jobs.get(request.job).cancel())
+
+
+def retry_job(request: Request) -> messages.Submitted:
+    """Queue a job again, as a new one."""
+    found = request.jobs.get(request.job)
+    request.api.count_submission()
+    return _queued(found.retry())
+
+
+def read_annotations(request: Request) -> messages.AnnotationsTold:
+    """Return what people have judged, in the exchange format."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    held = [as_annotation(event) for event in AnnotationStore.of(request.project).get().values()]
+    return messages.AnnotationsTold(annotations=held, updated_at=now)
+
+
+def save_annotations(request: Request) -> messages.Saved:
+    """Save annotations without applying them."""
+    project = request.project
+    return messages.Saved.model_validate(_save(project, request.body))
+
+
+def apply_annotations(request: Request) -> messages.Applied:
+    """Save annotations, then queue what makes them count."""
+    project, query = request.project, request.query
+    _refuse_unknown(project, request.body)
+    found = Jobs(project, request.who)
+    if query.if_busy == "reject" and (busy := found.store.of("pending", "running", "cancelling", limit=1)):
+        said = f"job {busy[0].id} ({busy[0].name}) is {busy[0].state}, and nothing was saved; send it again later"
+        raise RequestError(HTTPStatus.CONFLICT, said)
+    request.api.count_submission()
+    saved = _save(project, request.body)
+    chain = ["apply-annotations", *(["train", "predict"] if query.retrain else []), "verify"]
+    if not query.retrain and not project.paths.probability.exists() and "predict" not in found.coming():
+        chain.remove("verify")  # there is nothing yet to judge by
+    try:
+        queued = [_queued(one) for one in found.submit_all(chain, force=query.force)]
+    except HistorymapError as error:
+        refusal = as_refusal(error)
+        raise RequestError(refusal.status, f"the annotations are saved, but {error}", wait=refusal.wait) from error
+    return messages.Applied.model_validate(saved | {"jobs": queued} | queued[0].model_dump())
+
+
+def read_verdicts(request: Request) -> Iterator[str]:
+    """Yield a FeatureCollection in pieces."""
+    query: messages.VerdictsQuery = request.query
+    table = verdicts.table(request.project)
+    found = verdicts.features(table, bbox=query.area, verdict=query.verdict, limit=query.limit + 1, offset=query.offset)
+    count, gap = 0, ""
+    yield '{"type": "FeatureCollection", "features": ['
+    while features := list(islice(found, min(PIECE, query.limit - count))):
+        count += len(features)
+        yield gap + ",\n".join(json.dumps(feature, ensure_ascii=False) for feature in features)
+        gap = ",\n"
+    more = next(found, None) is not None
+    yield f'], "next": {query.offset + count if more else "null"}}}\n'
+
+
+def _submit(request: Request, step: str, project: Project | None = None) -> messages.Submitted:
+    query: messages.Submission = request.query
+    request.api.count_submission()
+    found = Jobs(project or request.project, request.who)
+    chain = [(step, query.parameters())]
+    return _queued(found.submit_all(chain, force=query.force, if_idle=query.if_busy == "reject")[0])
+
+
+def _queued(found: Job) -> messages.Submitted:
+    record = found.record
+    said = f"{record.name} is queued; historymap/api/jobs/{record.id}/log shows what it does"
+    return messages.Submitted(job_id=record.id, name=record.name, status=_state(record), message=said)
+
+
+def _state(record: Record) -> Any:
+    """Return the state, which pydantic compares with those there are."""
+    return record.state
+
+
+def _told(record: Record) -> messages.JobTold:
+    return messages.JobTold.model_validate(record.as_dict())
+
+
+def _configuration(project: Project, named: str) -> Project:
+    """Return the case of another YAML of the project, whose jobs are kept in the same place.
+
+    Raises:
+        RequestError: there is none of this name, or it lies elsewhere, or leads elsewhere.
+
+    """
+    root = project.paths.root.resolve()
+    wrong = RequestError(
+        HTTPStatus.BAD_REQUEST,
+        f"{named!r} is no settings file of the project; give a path below its folder, such as ml/config_1937.yaml",
+        field="config",
+    )
+    if "\0" in named or not named.endswith((".yaml", ".yml")):
+        raise wrong
+    try:
+        file = (root / named).resolve()
+        if not file.is_relative_to(root) or not file.is_file():
+            raise wrong
+        other = load(file)
+    except SettingsError as error:
+        raise RequestError(HTTPStatus.BAD_REQUEST, str(error), field="config") from error
+    except (OSError, RuntimeError, ValueError):  # a name too long, links that go round
+        raise wrong from None
+    if other.paths.jobs.resolve() != project.paths.jobs.resolve():
+        said = f"{named} keeps its jobs elsewhere ({other.paths.jobs}); serve it by a server of its own"
+        raise RequestError(HTTPStatus.BAD_REQUEST, said, field="config")
+    return other
+
+
+def _refuse_unknown(project: Project, body: messages.Annotations) -> None:
+    """Raise RequestError where a building is none of the case; before it has verdicts nobody can tell."""
+    if not verdicts.has_any(project):
+        return
+    known = verdicts.building_ids(project)
+    for index, entry in enumerate(body.annotations):
+        if entry.building_id not in known:
+            said = f"{entry.building_id} is no building of the case, and nothing was saved; correct it"
+            raise RequestError(HTTPStatus.NOT_FOUND, said, field=f"annotations.{index}.osm_id")
+
+
+def _save(project: Project, body: messages.Annotations) -> dict[str, int]:
+    _refuse_unknown(project, body)
+    store = AnnotationStore.of(project)
+    done: Imported = store.absorb(body.annotations, said_now=True)
+    return {"saved": done.new, "known": done.known, "total": len(store.get()), "not_applied": store.pending()}
+
+
+def _submits(name: str, text: str, run: Callable[[Request], BaseModel], query: type[messages.Query]) -> Call:
+    return Call(
+        "POST", name, name.replace("-", "_"), text, run, messages.Submitted, query, status=HTTPStatus.ACCEPTED,
+        fails=(HTTPStatus.CONFLICT,),
+    )  # fmt: skip
+
+
+OF_A_JOB = (HTTPStatus.NOT_FOUND,)
+CHANGES_A_JOB = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+TAKES_A_BODY = (HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+CALLS = (
+    Call("GET", "health", "health", "whether the server lives", health, messages.Health),
+    Call("GET", "status", "status", "what there is, how good and how old, and what comes next", status,
+         messages.StatusTold),
+    _submits("generate-training", "queue: cut training tiles", generate_training, messages.Generating),
+    _submits("train", "queue: train the model", train, messages.TrainingQuery),
+    _submits("predict", "queue: predict the probability of building", predict, messages.Submission),
+    _submits("verify", "queue: judge all buildings", verify, messages.Submission),
+    Call("POST", "apply-annotations", "apply_annotations", "save annotations, then queue what makes them count",
+         apply_annotations, messages.Applied, messages.Applying, messages.Annotations, HTTPStatus.ACCEPTED,
+         fails=(HTTPStatus.CONFLICT, *TAKES_A_BODY)),
+    Call("GET", "jobs", "jobs", "jobs, the newest first", jobs, messages.JobPage, messages.JobsQuery),
+    Call("GET", "jobs/{job}", "job", "one job", job, messages.JobTold, fails=OF_A_JOB),
+    Call("GET", "jobs/{job}/log", "log", "what a job printed, in pages", job_log, messages.LogPage,
+         messages.LogQuery, fails=OF_A_JOB),
+    Call("POST", "jobs/{job}/cancel", "cancel", "end a job, or take it out of the queue", cancel_job,
+         messages.JobTold, status=HTTPStatus.ACCEPTED, fails=CHANGES_A_JOB),
+    Call("POST", "jobs/{job}/retry", "retry", "queue a job that has ended again", retry_job,
+         messages.Submitted, status=HTTPStatus.ACCEPTED, fails=CHANGES_A_JOB),
+    Call("GET", "annotations", "annotations", "what people have judged", read_annotations, messages.AnnotationsTold),
+    Call("POST", "annotations", "save_annotations", "save annotations without applying them", save_annotations,
+         messages.Saved, body=messages.Annotations, fails=TAKES_A_BODY),
+    Call("GET", "verdicts", "verdicts", "verdicts as GeoJSON, in pages", read_verdicts, messages.VerdictPage,
+         messages.VerdictsQuery, media_type=GEOJSON),
+)  # fmt: skip
+"""All that can be asked, beside the logs by WebSocket."""

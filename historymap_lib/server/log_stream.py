@@ -1,0 +1,336 @@
+"""WS historymap/api/logs: what jobs print, as it comes, to any number of listeners.
+
+Messages are JSON: `connected` first; `log` with finished lines, the line being written, and the byte from which on to
+read next; `job_status`. Each listener is sent what the log file holds from its own place on, and the next piece when
+the one before has left: a slow one loses nothing, keeps nothing in memory, and slows nobody. With `?job=ID&offset=BYTE`
+comes that job alone, and the connection ends with it. Without, all jobs: those that run from now on, later ones whole;
+`?after=ID&resume=ID:BYTE,...` goes on where a connection broke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any
+
+from jupyter_server.auth.decorator import authorized, ws_authenticated
+from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.base.websocket import WebSocketMixin
+from pydantic import BeforeValidator, Field
+from tornado.web import HTTPError
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from historymap_lib.errors import HistorymapError
+from historymap_lib.jobs import Jobs, logs
+from historymap_lib.jobs.queue import LOOK, POLL
+from historymap_lib.jobs.store import UNFINISHED
+from historymap_lib.server.api import RequestError, as_refusal
+from historymap_lib.server.handlers import RESOURCE, checked, in_thread, query_of
+from historymap_lib.server.messages import LARGEST, JobTold, Problem, Query, Whole
+
+if TYPE_CHECKING:
+    from historymap_lib.jobs.store import Record
+    from historymap_lib.server.api import HistorymapApi
+
+PIECE = 1 << 15
+"""Bytes of a log that are sent at once: little enough that nobody waits for another's."""
+KEPT = 64
+"""Pieces that are kept, since most listeners read at the same place."""
+END = b"end"
+"""What the last ping says; once it is answered, all that was sent has arrived."""
+OVER, GONE = 1000, 1011
+"""Codes of RFC 6455, 7.4.1: all is said; the server cannot go on."""
+
+
+def _places(value: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,15}:[0-9]{1,15}(,[0-9]{1,15}:[0-9]{1,15})*", value):
+        raise ValueError("should be jobs and bytes, as in 3:1200,4:0")
+    return value
+
+
+class LogsQuery(Query):
+    """Which logs, and from where on."""
+
+    job: Whole | None = Field(default=None, ge=1, le=LARGEST)
+    offset: Whole = Field(default=0, ge=0, le=LARGEST)
+    after: Whole | None = Field(default=None, ge=0, le=LARGEST)
+    resume: Annotated[str, BeforeValidator(_places)] | None = Field(default=None, max_length=100_000)
+
+    def resumed(self) -> dict[int, int]:
+        """Return the bytes from which on to read jobs."""
+        pairs = (pair.split(":") for pair in (self.resume or "").split(",") if pair)
+        return {int(number): int(offset) for number, offset in pairs}
+
+
+@dataclass(frozen=True)
+class Look:
+    """A job as it stood at a look, and the size of its log."""
+
+    record: Record
+    size: int
+
+
+class Watch:
+    """Looks at jobs and logs on behalf of all listeners, a few times a second while there are any."""
+
+    def __init__(self, api: HistorymapApi) -> None:
+        self._api = api
+        self._jobs: Jobs | None = None
+        self._listeners = 0
+        self._task: asyncio.Task[None] | None = None
+        self._turn: asyncio.Future[None] | None = None
+        self._pieces: OrderedDict[tuple[int, int, int], asyncio.Future[tuple[bytes | None, int]]] = OrderedDict()
+        self._looked = 0.0
+        self.seen: dict[int, Look] = {}
+
+    async def join(self) -> None:
+        """Begin to look, if nobody listened before.
+
+        Raises:
+            HistorymapError: the case or its store cannot be read.
+
+        """
+        self._listeners += 1
+        try:
+            if self._jobs is None:
+                self._jobs = await in_thread(lambda: Jobs(self._api.project()))
+                self.seen = {}
+            self.seen = await in_thread(self._look)
+        except BaseException:
+            self.leave()
+            raise
+        if self._task is None:
+            self._task = asyncio.create_task(self._go_on())
+
+    def leave(self) -> None:
+        """Stop looking when nobody listens any more."""
+        self._listeners -= 1
+        if self._listeners == 0:
+            if self._task is not None:
+                self._task.cancel()
+            self._task, self._jobs = None, None
+            self._pieces.clear()
+
+    def turn(self) -> asyncio.Future[None]:
+        """Return what is done at the next look."""
+        if self._turn is None or self._turn.done():
+            self._turn = asyncio.get_running_loop().create_future()
+        return self._turn
+
+    async def piece(self, number: int, offset: int, size: int) -> tuple[bytes | None, int]:
+        """Return the message with what a log of some size holds from a byte on, None if nothing, and the next byte."""
+        limit = min(PIECE, size - offset + 1)  # one more than there was: what is not full shows its last line as well
+        key = number, offset, limit
+        if key not in self._pieces:
+            self._pieces[key] = asyncio.ensure_future(in_thread(lambda: self._read(number, offset, limit)))
+            if len(self._pieces) > KEPT:
+                self._pieces.popitem(last=False)
+        try:
+            return await asyncio.shield(self._pieces[key])
+        except OSError:
+            self._pieces.pop(key, None)
+            raise
+
+    async def _go_on(self) -> None:
+        while True:
+            await asyncio.sleep(POLL)
+            try:
+                self.seen = await in_thread(self._look)
+            except (HistorymapError, OSError) as error:  # perhaps better next time
+                self._api.log.warning("logs: %s", error)
+            if self._turn is not None and not self._turn.done():
+                self._turn.set_result(None)
+
+    def _look(self) -> dict[int, Look]:
+        """Return all jobs, after reading those that may have changed."""
+        jobs, seen = self._jobs, dict(self.seen)
+        if jobs is None:
+            return seen
+        open_ones = [number for number, look in seen.items() if not look.record.ended]
+        marks = ", ".join("?" for _ in open_ones)
+        found = jobs.store.find(f"id > ? OR id IN ({marks})", max(seen, default=0), *open_ones)
+        for number in {*open_ones} - {record.id for record in found}:
+            del seen[number]  # its store is another by now
+        for record in found:
+            told = jobs.files.told(record)  # before the size, so that of an ended job all is sent
+            try:
+                size = jobs.files.log(record.id).stat().st_size
+            except OSError:
+                size = 0
+            seen[record.id] = Look(told, size)
+        if any(record.state in UNFINISHED for record in found) and time.monotonic() > self._looked + LOOK:
+            self._looked = time.monotonic()
+            jobs.wake()
+        return seen
+
+    def _read(self, number: int, offset: int, limit: int) -> tuple[bytes | None, int]:
+        jobs = self._jobs
+        if jobs is None:
+            return None, offset
+        chunk = logs.read(jobs.files.log(number), offset, limit)
+        told = {"type": "log", "job_id": number, "text": chunk.text, "live": chunk.live, "offset": chunk.offset}
+        return json.dumps(told, ensure_ascii=False).encode(), chunk.offset
+
+    def begin(self, number: int) -> int:
+        """Return the byte from which on a job that runs already is listened to: after its last finished line."""
+        return 0 if self._jobs is None else logs.end(self._jobs.files.log(number))
+
+
+@dataclass
+class _Place:
+    """Where a listener is in a job."""
+
+    offset: int
+    read: int = -1
+    """The size of the log when it was read last."""
+    told: Any = None
+
+
+class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
+    """One listener."""
+
+    auth_resource = RESOURCE
+
+    def initialize(self, api: HistorymapApi, watch: Watch) -> None:
+        """Take what looks for all of them."""
+        self._api, self._watch = api, watch
+        self._query = LogsQuery()
+        self._at: dict[int, _Place] = {}
+        self._after = 0
+        self._task: asyncio.Task[None] | None = None
+        self._joined = False
+        self._arrived = asyncio.Event()
+
+    @property
+    def ping_timeout(self) -> float:
+        """Never: a listener that sleeps is no dead one, and TCP finds out about those."""
+        return math.inf
+
+    @ws_authenticated
+    @authorized
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        """Take a listener, or say what is wrong with what it asks for."""
+        if not self.check_origin():
+            raise HTTPError(HTTPStatus.FORBIDDEN, "a page of another server may not ask this one")
+        try:
+            self._query = checked(lambda: LogsQuery.model_validate(query_of(self)), "the address")
+            if self._query.job is not None:
+                await in_thread(lambda: Jobs(self._api.project()).get(self._query.job or 0))
+        except RequestError as refusal:
+            self._refuse(refusal)
+        except (HistorymapError, OSError) as error:
+            self._refuse(as_refusal(error))
+        else:
+            await super().get(*args, **kwargs)
+
+    def open(self, *args: Any, **kwargs: Any) -> None:
+        """Begin to send."""
+        super().open(*args, **kwargs)
+        self._task = asyncio.create_task(self._serve())
+
+    def on_message(self, message: str | bytes) -> None:
+        """Leave it: listeners have nothing to say."""
+
+    def on_pong(self, data: bytes) -> None:
+        """Note that all has arrived."""
+        super().on_pong(data)
+        if data == END:
+            self._arrived.set()
+
+    def on_close(self) -> None:
+        """Stop sending."""
+        super().on_close()
+        if self._task is not None:
+            self._task.cancel()
+        if self._joined:
+            self._joined = False
+            self._watch.leave()
+
+    def _refuse(self, refusal: RequestError) -> None:
+        self.set_status(refusal.status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(Problem(message=refusal.message, field=refusal.field).model_dump_json())
+
+    async def _serve(self) -> None:
+        """Send all there is, and what comes, until the listener goes or the job is over."""
+        with suppress(WebSocketClosedError):
+            try:
+                await self._watch.join()
+                self._joined = True
+                await self._begin()
+                await self._go_on()
+            except (HistorymapError, OSError) as error:
+                self.close(GONE, str(error)[:100])
+                return
+            self.ping(END)
+            await self._arrived.wait()  # to close gives a slow listener seconds only
+            self.close(OVER, "the job is over")
+
+    async def _begin(self) -> None:
+        query, seen = self._query, self._watch.seen
+        if query.job is not None:
+            self._at = {query.job: _Place(query.offset)}
+        elif query.after is not None:
+            self._after = query.after
+            self._at = {number: _Place(offset) for number, offset in query.resumed().items() if number in seen}
+        else:
+            self._after = max(seen, default=0)
+            running = [number for number, look in seen.items() if not look.record.ended]
+            begins = await in_thread(lambda: [self._watch.begin(number) for number in running])
+            self._at = {number: _Place(begin) for number, begin in zip(running, begins, strict=True)}
+        places = [{"job_id": number, "offset": place.offset} for number, place in self._at.items()]
+        await self._send({"type": "connected", "job": query.job, "after": self._after, "jobs": places})
+
+    async def _go_on(self) -> None:
+        while True:
+            turn = self._watch.turn()  # before looking, so that none is missed
+            seen = self._watch.seen
+            if self._query.job is None:
+                for number in sorted(number for number in seen if number > self._after):
+                    self._at.setdefault(number, _Place(0))
+                    self._after = number
+            moved = False
+            for number in list(self._at):
+                moved |= await self._tell(number, seen.get(number))
+            if self._query.job is not None and not self._at:
+                return
+            if not moved:
+                await turn
+
+    async def _tell(self, number: int, look: Look | None) -> bool:
+        """Send what is new of a job, a piece at most; return whether there may be more."""
+        place = self._at[number]
+        if look is None:  # forgotten
+            del self._at[number]
+            return False
+        record = look.record
+        told = (record.state, record.progress, record.error)
+        if not record.ended and told != place.told:
+            place.told = told
+            await self._status(record)
+        if look.size > place.offset and look.size != place.read:
+            message, offset = await self._watch.piece(number, place.offset, look.size)
+            at_end = offset == place.offset
+            place.read, place.offset = look.size if at_end else -1, offset
+            if message is not None:
+                await self._send(message)
+            return True
+        if record.ended:
+            await self._status(record)
+            del self._at[number]
+        return False
+
+    async def _status(self, record: Record) -> None:
+        told = JobTold.model_validate(record.as_dict()).model_dump()
+        await self._send({"type": "job_status", "job_id": record.id, "status": record.state, **told})
+
+    async def _send(self, message: bytes | dict[str, Any]) -> None:
+        """Send a message, and wait until it has left."""
+        await self.write_message(message if isinstance(message, bytes) else json.dumps(message, ensure_ascii=False))

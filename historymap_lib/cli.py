@@ -13,7 +13,17 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from historymap_lib import __version__, cli_annotations, cli_footprints, cli_jobs, cli_photo, evaluation, sample, steps
+from historymap_lib import (
+    __version__,
+    cli_annotations,
+    cli_footprints,
+    cli_jobs,
+    cli_photo,
+    cli_remote,
+    evaluation,
+    sample,
+    steps,
+)
 from historymap_lib.errors import sentence_of
 from historymap_lib.lab import open_lab
 from historymap_lib.progress import PROGRESS
@@ -32,10 +42,20 @@ FIRST_CASE = Path("ml/config_1937.yaml")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the `historymap` command; return its exit code: 0 fine, 1 a notebook failed, 2 for the user to put right."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if (found := cli_remote.server_of(arguments)) is not None:
+        return _main_of_server(*found)
     options = _parser().parse_args(arguments)
     if PROGRESS in os.environ and isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # somebody follows the log of this job
     return guarded(lambda: options.run(options))
+
+
+def _main_of_server(server: str, arguments: Sequence[str]) -> int:
+    """Run a command on a server of historymap."""
+    options = cli_remote.parser().parse_args(arguments)
+    options.server = server
+    return guarded(lambda: cli_remote.ask(options))
 
 
 def step_main(name: str, arguments: Sequence[str] | None = None) -> int:
@@ -108,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Start with: historymap sample && historymap run all",
     )
     parser.add_argument("--version", action="version", version=f"historymap {__version__}")
+    parser.add_argument(
+        "--server", metavar="URL", help="ask a historymap on another machine; --server URL --help tells what"
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_sample(commands)
     _add_run(commands)

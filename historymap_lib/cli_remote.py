@@ -1,0 +1,242 @@
+"""`historymap --server URL`: a case on another machine, from a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from historymap_lib.annotation_files import read_file
+from historymap_lib.client import ENDED, Client
+from historymap_lib.errors import AnnotationsError, ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TOKENS = ("HISTORYMAP_TOKEN", "JUPYTER_TOKEN")
+"""Variables that may hold the token; on the command line everybody on the machine would see it."""
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add all that can be asked of a server to a parser."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add(commands, "health", "whether the server lives", lambda client, _: client.health())
+    _add(
+        commands,
+        "status",
+        "what there is, how good and how old, and what comes next",
+        lambda client, _: client.status(),
+    )
+    _add_steps(commands)
+    _add_annotations(commands)
+    _add_jobs(commands)
+    one = _add(commands, "verdicts", "verdicts as GeoJSON", _verdicts)
+    one.add_argument("--bbox", metavar="W,S,E,N", help="only buildings that touch it, in degrees")
+    one.add_argument("--verdict", help="existed, not_existed, unsure or no_coverage")
+    one.add_argument("--limit", type=int, default=1000, help="at most so many (default: %(default)s)")
+    one.add_argument("--offset", type=int, default=0, help="how many to leave out at first")
+
+
+def _add(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
+    """Add a command whose function takes a client and the options, and returns what to print as JSON, if anything."""
+    one: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    one.set_defaults(ask=run)
+    return one
+
+
+def _add_steps(commands: Any) -> None:
+    def options(given: argparse.Namespace) -> dict[str, Any]:
+        return {"if_busy": "reject" if given.reject else "queue", "force": given.force}
+
+    generate = _add(
+        commands, "generate-training", "queue: cut training tiles",
+        lambda client, given: _queued(client, client.generate_training(given.tiles, **options(given)), given),
+    )  # fmt: skip
+    generate.add_argument("--tiles", type=int, default=50, help="how many (default: %(default)s)")
+    train = _add(
+        commands, "train", "queue: train the model",
+        lambda client, given: _queued(
+            client, client.train(given.config, given.epochs, resume=given.resume, **options(given)), given
+        ),
+    )  # fmt: skip
+    train.add_argument("--config", help="another YAML of the project on the server")
+    train.add_argument("--epochs", type=int, help="how many epochs")
+    train.add_argument("--resume", action="store_true", default=None, help="go on where a training was cut off")
+    predict = _add(
+        commands, "predict", "queue: predict the probability of building",
+        lambda client, given: _queued(client, client.predict(**options(given)), given),
+    )  # fmt: skip
+    verify = _add(
+        commands, "verify", "queue: judge all buildings",
+        lambda client, given: _queued(client, client.verify(**options(given)), given),
+    )  # fmt: skip
+    apply = _add(
+        commands, "apply-annotations", "save annotations, if given, and queue what makes them count",
+        lambda client, given: _queued(
+            client,
+            client.apply_annotations(_entries(given.file) if given.file else (), retrain=given.retrain, **options(given)),
+            given,
+        ),
+    )  # fmt: skip
+    apply.add_argument("file", type=Path, nargs="?", metavar="FILE", help=".json, .csv, .geojson or .gpkg")
+    apply.add_argument("--retrain", action="store_true", help="train and predict anew as well")
+    for one in (generate, train, predict, verify, apply):
+        one.add_argument("--force", action="store_true", help="run it even if it is up to date")
+        one.add_argument("--reject", action="store_true", help="do not queue behind another job")
+        one.add_argument("--wait", action="store_true", help="show what it prints until it ends")
+
+
+def _add_annotations(commands: Any) -> None:
+    _add(commands, "annotations", "what people have judged", lambda client, _: client.annotations())
+    save = _add(
+        commands, "save-annotations", "save annotations without applying them",
+        lambda client, given: client.save_annotations(_entries(given.file)),
+    )  # fmt: skip
+    save.add_argument("file", type=Path, metavar="FILE", help=".json, .csv, .geojson or .gpkg")
+
+
+def _add_jobs(commands: Any) -> None:
+    listed = _add(commands, "jobs", "the latest jobs", _list)
+    listed.add_argument("--count", type=int, default=10, help="how many (default: %(default)s)")
+    listed.add_argument("--json", action="store_true", help="print them as JSON, for programs")
+    for name, text, run in (
+        ("job", "all that is known of a job", lambda client, given: client.job(given.job)),
+        ("log", "what a job has printed", _log),
+        ("cancel", "take a job out of the queue, or end it", lambda client, given: client.cancel(given.job)),
+        ("retry", "queue a job again", lambda client, given: client.retry(given.job)),
+    ):
+        _add(commands, name, text, run).add_argument("job", type=int, metavar="JOB", help="its number")
+    logs = _add(commands, "logs", "what jobs print, as it comes", _logs)
+    logs.add_argument("--job", type=int, help="only this one, from its beginning until it ends")
+    logs.add_argument("--seconds", type=float, help="for so long")
+
+
+def ask(options: argparse.Namespace) -> int | None:
+    """Ask the server, and print what it answers; return the exit code.
+
+    Raises:
+        ServerError: it does not answer, or will not.
+
+    """
+    token = next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
+    with Client(options.server, token) as client:
+        try:
+            answer = options.ask(client, options)
+        except KeyboardInterrupt:
+            print("\nwhat runs on the server goes on", file=sys.stderr)
+            return 130
+    if isinstance(answer, dict):
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+    return None
+
+
+def _queued(client: Client, answer: dict[str, Any], options: argparse.Namespace) -> None:
+    queued = answer.get("jobs") or [answer]
+    if "saved" in answer:
+        print(f"{answer['saved']} annotations saved, {answer['known']} known already")
+    for job in queued:
+        print(f"job {job['job_id']}: {job['name']} is queued; historymap --server URL logs --job {job['job_id']} "
+              "shows what it does", flush=True)  # fmt: skip
+    for job in queued if options.wait else ():
+        _follow(client, job["job_id"])
+
+
+def _follow(client: Client, number: int) -> None:
+    """Print what a job prints until it ends.
+
+    Raises:
+        ServerError: it has not completed.
+
+    """
+    live, ended = "", None
+    for message in client.follow_logs(number):
+        if message["type"] == "log":
+            print(message["text"], end="", flush=True)
+            live = message["live"]
+        elif message["type"] == "job_status" and message["status"] in ENDED:
+            ended = message
+    print(f"{live}\n" if live else "", end="", flush=True)
+    if ended is not None and ended["status"] != "completed":
+        raise ServerError(f"job {number} ({ended['name']}) {ended['status']}: {ended['error']}")
+
+
+def _logs(client: Client, options: argparse.Namespace) -> None:
+    if options.job is not None and options.seconds is None:
+        _follow(client, options.job)
+        return
+    for message in client.follow_logs(options.job, seconds=options.seconds):
+        if message["type"] == "log":
+            for line in message["text"].splitlines():
+                print(line if options.job is not None else f"{message['job_id']}: {line}")
+        elif message["type"] == "job_status" and options.job is None:
+            error = f": {message['error']}" if message["error"] else ""
+            print(f"job {message['job_id']} ({message['name']}) is {message['status']}{error}")
+        sys.stdout.flush()
+
+
+def _log(client: Client, options: argparse.Namespace) -> None:
+    for piece in client.whole_log(options.job):
+        print(piece, end="")
+
+
+def _list(client: Client, options: argparse.Namespace) -> dict[str, Any] | None:
+    found = client.jobs(options.count)
+    if options.json:
+        return found
+    for job in found["jobs"]:
+        when = datetime.fromisoformat(job["created"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        line = f"{job['id']:>5}  {job['name']:<18}{job['state']:<11}{when}  {job['duration']:>8}"
+        print(f"{line}  {job['error']}" if job["error"] else line)
+    if not found["jobs"]:
+        print("there are no jobs yet")
+    return None
+
+
+def _verdicts(client: Client, options: argparse.Namespace) -> dict[str, Any]:
+    area = None
+    if options.bbox is not None:
+        try:
+            west, south, east, north = map(float, options.bbox.split(","))
+        except ValueError:
+            said = f"--bbox is {options.bbox!r}; give west,south,east,north in degrees, such as 10.38,63.42,10.44,63.44"
+            raise ServerError(said) from None
+        area = west, south, east, north
+    return client.verdicts(area, options.verdict, options.limit, options.offset)
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """Return the annotations of a file.
+
+    Raises:
+        AnnotationsError: it cannot be read, or a row is wrong.
+
+    """
+    found = read_file(path)
+    if found.problems:
+        raise AnnotationsError(f"{found.problems[0]} (of {len(found.problems)} rows that are wrong); nothing was sent")
+    return [{key: value for key, value in entry.model_dump().items() if value != ""} for entry in found.entries]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of `historymap --server URL`."""
+    made = argparse.ArgumentParser(
+        prog="historymap --server URL",
+        description="Ask a historymap on another machine (historymap serve, or JupyterLab).",
+        epilog=f"The token of the server comes from {' or '.join(TOKENS)}.",
+    )
+    add_commands(made)
+    return made
+
+
+def server_of(arguments: Sequence[str]) -> tuple[str, Sequence[str]] | None:
+    """Return the address and the other arguments where the first names a server, or None."""
+    first = arguments[0] if arguments else ""
+    if first.startswith("--server="):
+        return first.removeprefix("--server="), arguments[1:]
+    if first == "--server" and len(arguments) > 1:
+        return arguments[1], arguments[2:]
+    return None

@@ -1,0 +1,346 @@
+"""A case that a server offers (`historymap serve`, or any JupyterLab that has historymap), from anywhere.
+
+    client = Client("http://gpu.example:8888", token="...")
+    job = client.train(epochs=40)
+    for message in client.follow_logs(job["job_id"]):
+        print(message.get("text", ""), end="")
+
+Each method is a call of the HTTP interface, and returns its JSON; the server's `historymap/api/openapi.json` describes
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import requests
+import websocket
+
+from historymap_lib import __version__
+from historymap_lib.errors import ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+ROOT = "historymap/api"
+CONNECT, ANSWER = 10.0, 120.0
+"""Seconds to wait for a connection, and for an answer."""
+SILENCE = 5.0
+"""Seconds after which a connection without a word is tried."""
+TRIES = 3
+"""How often, before it counts as broken."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+"""Seconds before connecting again; each pause is twice as long as the one before."""
+PATIENCE = 300.0
+"""Seconds for which a server may be gone while its logs are followed."""
+ENDED = ("cancelled", "completed", "failed", "crashed")
+OVER, GONE = 1000, 1011
+SAID = 300
+"""Characters that are told of an answer that is not ours."""
+
+
+class RefusedError(ServerError):
+    """The server answers that it will not; `status` is that of HTTP, `field` what of the request is wrong."""
+
+    def __init__(self, message: str, status: int, field: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.field = status, field
+
+
+class Client:
+    """A server, and whoever asks it.
+
+    Args:
+        url: the address of the server, with its base where it has one, such as https://lab.example/user/ann.
+        token: that of Jupyter Server; without it a server answers only if it wants none.
+
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ServerError(f"{url!r} is no address of a server; give one such as http://localhost:8888")
+        path = parts.path.rstrip("/").removesuffix("/lab").removesuffix(f"/{ROOT}")
+        self.url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+        self._headers = {"User-Agent": f"historymap/{__version__}"}
+        if token:
+            self._headers["Authorization"] = f"token {token}"
+        self._session = requests.Session()
+        self._session.headers.update(self._headers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open to the server."""
+        self._session.close()
+
+    def health(self) -> dict[str, Any]:
+        """Return that the server lives, and its versions."""
+        return self._ask("GET", "health")
+
+    def status(self) -> dict[str, Any]:
+        """Return where the case stands."""
+        return self._ask("GET", "status")
+
+    def generate_training(self, tiles: int = 50, **options: Any) -> dict[str, Any]:
+        """Queue generate-training; as with all that queue, `if_busy="reject"` and `force=True` are options."""
+        return self._ask("POST", "generate-training", {"tiles": tiles, **options})
+
+    def train(
+        self, config: str | None = None, epochs: int | None = None, *, resume: bool | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Queue train; `config` is another YAML of the project."""
+        return self._ask("POST", "train", {"config": config, "epochs": epochs, "resume": resume, **options})
+
+    def predict(self, **options: Any) -> dict[str, Any]:
+        """Queue predict."""
+        return self._ask("POST", "predict", options)
+
+    def verify(self, **options: Any) -> dict[str, Any]:
+        """Queue verify."""
+        return self._ask("POST", "verify", options)
+
+    def apply_annotations(
+        self, annotations: Iterable[dict[str, Any]] = (), *, retrain: bool = False, **options: Any
+    ) -> dict[str, Any]:
+        """Save annotations (`{"osm_id": 123456, "existed": True}`), then queue what makes all of them count."""
+        body = {"annotations": list(annotations)}
+        return self._ask("POST", "apply-annotations", {"retrain": retrain, **options}, body)
+
+    def save_annotations(self, annotations: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """Save annotations without applying them."""
+        return self._ask("POST", "annotations", body={"annotations": list(annotations)})
+
+    def annotations(self) -> dict[str, Any]:
+        """Return what people have judged, in the exchange format."""
+        return self._ask("GET", "annotations")
+
+    def jobs(self, limit: int = 10, before: int | None = None, state: str | None = None) -> dict[str, Any]:
+        """Return jobs, the newest first; `next` is `before` of the page that follows."""
+        return self._ask("GET", "jobs", {"limit": limit, "before": before, "state": state})
+
+    def job(self, number: int) -> dict[str, Any]:
+        """Return a job."""
+        return self._ask("GET", f"jobs/{number}")
+
+    def log(self, number: int, offset: int = 0) -> dict[str, Any]:
+        """Return a part of what a job printed; `next` is the `offset` of the part that follows."""
+        return self._ask("GET", f"jobs/{number}/log", {"offset": offset})
+
+    def whole_log(self, number: int) -> Iterator[str]:
+        """Yield all that a job has printed so far, in parts."""
+        offset = 0
+        while True:
+            page = self.log(number, offset)
+            yield page["text"]
+            if page["next"] == offset:
+                yield page["live"]
+                return
+            offset = page["next"]
+
+    def cancel(self, number: int) -> dict[str, Any]:
+        """Ask a job to end, or take it out of the queue."""
+        return self._ask("POST", f"jobs/{number}/cancel")
+
+    def retry(self, number: int) -> dict[str, Any]:
+        """Queue a job again that has ended."""
+        return self._ask("POST", f"jobs/{number}/retry")
+
+    def wait(self, number: int) -> dict[str, Any]:
+        """Return a job when it has ended."""
+        for _ in self.follow_logs(number):
+            pass
+        return self.job(number)
+
+    def verdicts(
+        self,
+        bbox: tuple[float, float, float, float] | None = None,
+        verdict: str | None = None,
+        limit: int = 1000,
+        offset: int = 0,
+    ) -> dict[str, Any]:
+        """Return verdicts as GeoJSON (EPSG:4326); `next` is the `offset` of the page that follows.
+
+        Args:
+            bbox: west, south, east, north in degrees; only buildings that touch it.
+            verdict: existed, not_existed, unsure or no_coverage.
+            limit: at most so many.
+            offset: how many to leave out at first.
+
+        """
+        area = None if bbox is None else ",".join(map(str, bbox))
+        return self._ask("GET", "verdicts", {"bbox": area, "verdict": verdict, "limit": limit, "offset": offset})
+
+    def follow_logs(
+        self, job: int | None = None, offset: int = 0, seconds: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the messages `connected`, `log` and `job_status` as they come.
+
+        Of a job from a byte of its log on until it has ended; without one those of all jobs, for ever. A connection that
+        breaks is made anew, and goes on where it was: no line is lost, and none comes twice.
+
+        Args:
+            job: its number.
+            offset: byte of its log.
+            seconds: how long.
+
+        Raises:
+            RefusedError: the server will not.
+            ServerError: it has been gone for `PATIENCE` seconds.
+
+        """
+        until = None if seconds is None else time.monotonic() + seconds
+        place = _Place(job, offset)
+        pause, gone_since = FIRST_PAUSE, time.monotonic()
+        while not place.over and (until is None or time.monotonic() < until):
+            try:
+                for message in self._listen(place, until):
+                    pause, gone_since = FIRST_PAUSE, time.monotonic()
+                    yield message
+            except websocket.WebSocketBadStatusException as error:
+                self._refuse(error)
+            except (OSError, websocket.WebSocketException) as error:
+                if time.monotonic() - gone_since > PATIENCE:
+                    raise ServerError(f"{self.url}: {error}; see whether the server runs, then follow again") from error
+            if not place.over:
+                left = math.inf if until is None else until - time.monotonic()
+                time.sleep(max(0.0, min(pause, left)))
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _listen(self, place: _Place, until: float | None) -> Iterator[dict[str, Any]]:
+        """Yield the messages of one connection."""
+        address = f"ws{self.url.removeprefix('http')}/{ROOT}/logs?{urlencode(place.query())}"
+        # what is no UTF-8 json refuses; the check of this library takes longer than all the rest
+        connection = websocket.create_connection(
+            address, timeout=CONNECT, header=self._headers, skip_utf8_validation=True, suppress_origin=True
+        )
+        try:
+            for kind, content in _received(connection, until):
+                if kind == websocket.ABNF.OPCODE_CLOSE:
+                    code = int.from_bytes(content[:2], "big")
+                    if code == GONE:
+                        raise ServerError(f"{self.url}: {content[2:].decode(errors='replace')}")
+                    place.over = code == OVER
+                    return
+                if kind == websocket.ABNF.OPCODE_TEXT:
+                    message: dict[str, Any] = json.loads(content)
+                    place.note(message)
+                    yield message
+        finally:
+            connection.close(timeout=1)
+
+    def _ask(
+        self, method: str, path: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return what the server answers.
+
+        Raises:
+            RefusedError: that it will not.
+            ServerError: nothing, or nothing of ours.
+
+        """
+        given = {
+            name: str(value).lower() if isinstance(value, bool) else value
+            for name, value in (query or {}).items()
+            if value is not None
+        }
+        try:
+            answer = self._session.request(
+                method, f"{self.url}/{ROOT}/{path}", params=given, json=body, timeout=(CONNECT, ANSWER),
+                allow_redirects=False,
+            )  # fmt: skip
+        except requests.RequestException as error:
+            said = f"{self.url}: does not answer ({_cause(error)}); see whether the server runs, and at this address"
+            raise ServerError(said) from error
+        try:
+            content = answer.json()
+        except ValueError:
+            content = None
+        if not answer.ok or not isinstance(content, dict):
+            raise self._refused(answer.status_code, content, answer.headers.get("Retry-After"))
+        return content
+
+    def _refused(self, status: int, content: Any, wait: str | None = None) -> ServerError:
+        if status in (401, 403):
+            return RefusedError(f"{self.url}: you are not logged in; give the token of the server", status)
+        if not isinstance(content, dict) or not isinstance(content.get("message"), str):
+            said = f"{self.url}: answers with {status}, and not as historymap does; see whether it is the right server"
+            return ServerError(said)
+        later = f" (ask again in {wait} s)" if wait and wait not in content["message"] else ""
+        return RefusedError(f"{self.url}: {content['message']}{later}", status, content.get("field"))
+
+    def _refuse(self, error: websocket.WebSocketBadStatusException) -> None:
+        """Raise what the server says instead of a WebSocket, unless it may pass."""
+        if error.status_code in (502, 503, 504):
+            return
+        try:
+            content = json.loads(error.resp_body or b"")
+        except ValueError:
+            content = None
+        raise self._refused(error.status_code, content) from error
+
+
+class _Place:
+    """How far logs have been followed: a byte of one job, or of each that runs, beside the latest job known of."""
+
+    def __init__(self, job: int | None, offset: int) -> None:
+        self.job, self.over = job, False
+        self._offset = offset
+        self._after: int | None = None
+        self._open: dict[int, int] = {}
+
+    def query(self) -> dict[str, Any]:
+        """Return what to ask for, to go on there."""
+        if self.job is not None:
+            return {"job": self.job, "offset": self._offset}
+        if self._after is None:
+            return {}
+        places = ",".join(f"{number}:{offset}" for number, offset in self._open.items())
+        return {"after": self._after} | ({"resume": places} if places else {})
+
+    def note(self, message: dict[str, Any]) -> None:
+        """Go on to where a message leads."""
+        if message["type"] == "connected":
+            self._after = message["after"]
+            self._open = {place["job_id"]: place["offset"] for place in message["jobs"]}
+            return
+        number = message["job_id"]
+        self._after = max(self._after or 0, number)
+        self._open.setdefault(number, 0)
+        if message["type"] == "log":
+            self._offset = self._open[number] = message["offset"]
+        elif message["status"] in ENDED:
+            del self._open[number]
+
+
+def _received(connection: websocket.WebSocket, until: float | None) -> Iterator[tuple[int, bytes]]:
+    """Yield what comes by a connection, which is tried where nothing does."""
+    tries = 0
+    while (left := SILENCE if until is None else until - time.monotonic()) > 0:
+        connection.settimeout(min(SILENCE, left))
+        try:
+            frame = connection.recv_data(control_frame=True)
+        except websocket.WebSocketTimeoutException:
+            if tries == TRIES:
+                raise
+            if until is None or time.monotonic() < until:
+                connection.ping()
+                tries += 1
+        else:
+            tries = 0
+            yield frame
+
+
+def _cause(error: BaseException) -> str:
+    """Return what is at the bottom of an error of requests, without the names of its classes."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return getattr(error, "strerror", None) or str(error)

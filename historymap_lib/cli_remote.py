@@ -77,9 +77,7 @@ def _add_steps(commands: Any) -> None:
     apply = _add(
         commands, "apply-annotations", "save annotations, if given, and queue what makes them count",
         lambda client, given: _queued(
-            client,
-            client.apply_annotations(_entries(given.file) if given.file else (), retrain=given.retrain, **options(given)),
-            given,
+            client, client.apply_annotations(_entries(given.file), retrain=given.retrain, **options(given)), given
         ),
     )  # fmt: skip
     apply.add_argument("file", type=Path, nargs="?", metavar="FILE", help=".json, .csv, .geojson or .gpkg")
@@ -139,8 +137,8 @@ def _queued(client: Client, answer: dict[str, Any], options: argparse.Namespace)
     if "saved" in answer:
         print(f"{answer['saved']} annotations saved, {answer['known']} known already")
     for job in queued:
-        print(f"job {job['job_id']}: {job['name']} is queued; historymap --server URL logs --job {job['job_id']} "
-              "shows what it does", flush=True)  # fmt: skip
+        how = f"historymap --server {client.url} logs --job {job['job_id']}"
+        print(f"job {job['job_id']}: {job['name']} is queued; {how} shows what it does", flush=True)
     for job in queued if options.wait else ():
         _follow(client, job["job_id"])
 
@@ -208,13 +206,15 @@ def _verdicts(client: Client, options: argparse.Namespace) -> dict[str, Any]:
     return client.verdicts(area, options.verdict, options.limit, options.offset)
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
-    """Return the annotations of a file.
+def _entries(path: Path | None) -> list[dict[str, Any]]:
+    """Return the annotations of a file, if there is one.
 
     Raises:
         AnnotationsError: it cannot be read, or a row is wrong.
 
     """
+    if path is None:
+        return []
     found = read_file(path)
     if found.problems:
         raise AnnotationsError(f"{found.problems[0]} (of {len(found.problems)} rows that are wrong); nothing was sent")

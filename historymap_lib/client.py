@@ -184,8 +184,8 @@ class Client:
     ) -> Iterator[dict[str, Any]]:
         """Yield the messages `connected`, `log` and `job_status` as they come.
 
-        Of a job from a byte of its log on until it has ended; without one those of all jobs, for ever. A connection that
-        breaks is made anew, and goes on where it was: no line is lost, and none comes twice.
+        Of a job from a byte of its log on until it has ended; without one those of all jobs, for ever. A connection
+        that breaks is made anew, and goes on where it was: no line is lost, and none comes twice.
 
         Args:
             job: its number.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import socket
@@ -10,9 +11,9 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -36,20 +37,43 @@ class Answer:
     def kind(self) -> str:
         return self.headers["Content-Type"]
 
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
 
 @dataclass(frozen=True)
 class Server:
     port: int
     base: str
     log: Path
+    pid: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.base}".rstrip("/")
 
     def get(self, path: str, *, token: str | None = TOKEN, **headers: str) -> Answer:
         """Ask for a path below the base; nothing is followed, and `..` stays as it is."""
+        return self.ask("GET", path, token=token, headers=headers)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        token: str | None = TOKEN,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Ask for a path below the base, with bytes as they are or anything else as JSON."""
+        sent = dict(headers or {})
         if token is not None:
-            headers["Authorization"] = f"token {token}"
+            sent["Authorization"] = f"token {token}"
+        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
-            connection.request("GET", self.base + path, headers=headers)
+            connection.request(method, self.base + path, body=content, headers=sent)
             answer = connection.getresponse()
             return Answer(answer.status, dict(answer.getheaders()), answer.read())
         finally:
@@ -65,6 +89,19 @@ def jupyter(folder: Path, base: str = "/", **environment: str) -> Iterator[Serve
     words = ["jupyter_server", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
     words += ["--ServerApp.port_retries=0", f"--ServerApp.base_url={base}", f"--IdentityProvider.token={TOKEN}"]
     words += [f"--ServerApp.root_dir={folder}"]
+    with _running(folder, words, Server(port, base, folder / "server.log"), "api", environment) as server:
+        yield server
+
+
+@contextmanager
+def serve(file: Path, *further: str, port: int | None = None, base: str = "/", **environment: str) -> Iterator[Server]:
+    """Yield what `historymap serve` starts for a case; it is killed in the end, as by a power cut."""
+    folder = file.parent / "server"
+    folder.mkdir(exist_ok=True)
+    port = port or _free_port()
+    words = ["historymap_lib.cli", "serve", "--config", str(file), "--", f"--port={port}", "--ip=127.0.0.1"]
+    words += ["--ServerApp.port_retries=0", f"--ServerApp.base_url={base}", *further]
+    environment = {"JUPYTER_TOKEN": TOKEN} | environment
     with _running(folder, words, Server(port, base, folder / "server.log"), "api", environment) as server:
         yield server
 
@@ -92,12 +129,12 @@ def _running(folder: Path, words: list[str], server: Server, probe: str, further
         )
     try:
         _wait(server, process, probe)
-        yield server
+        yield replace(server, pid=process.pid)
     finally:
-        family = [*psutil.Process(process.pid).children(recursive=True), process]
-        for one in family:
-            with suppress(psutil.Error):
-                one.kill()
+        with suppress(psutil.NoSuchProcess):  # a test may have killed it
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                with suppress(psutil.Error):
+                    one.kill()
         process.wait()
 
 

@@ -99,14 +99,25 @@ class CallHandler(Handler):
         super().initialize(api)
         self._calls = calls
         self._body, self._size = bytearray(), 0
+        self._refused: HTTPError | None = None
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Look who asks, before the body comes.
+
+        To answer before it has come would break the connection, and many a client never hears why.
+        """
+        try:
+            await super().prepare()
+        except HTTPError as error:
+            self._refused = error
 
     def data_received(self, chunk: bytes) -> None:
         """Collect the body; what is too much is counted and dropped, so that whoever sends it hears why."""
         self._size += len(chunk)
-        if self._size > self.api.largest_body:
-            self._body = bytearray()
-        elif not self._finished:
+        if self._refused is None and self._size <= self.api.largest_body:
             self._body += chunk
+        else:
+            self._body = bytearray()
 
     @authenticated
     @authorized
@@ -125,6 +136,8 @@ class CallHandler(Handler):
         return list(self._calls)
 
     async def _answer(self, job: str) -> None:
+        if self._refused is not None:
+            raise self._refused
         call = self._calls.get(self.request.method or "")
         if call is None:
             raise HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)

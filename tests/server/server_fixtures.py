@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from historymap_lib import server as extension
+from historymap_lib.project import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -85,7 +86,7 @@ def jupyter(folder: Path, base: str = "/", **environment: str) -> Iterator[Serve
     """Yield a Jupyter Server that the shipped file has told of our extension."""
     config = folder / "config"
     shutil.copytree(SHIPPED / "jupyter_server_config.d", config / "jupyter_server_config.d")
-    port = _free_port()
+    port = free_port()
     words = ["jupyter_server", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
     words += ["--ServerApp.port_retries=0", f"--ServerApp.base_url={base}", f"--IdentityProvider.token={TOKEN}"]
     words += [f"--ServerApp.root_dir={folder}"]
@@ -94,14 +95,14 @@ def jupyter(folder: Path, base: str = "/", **environment: str) -> Iterator[Serve
 
 
 @contextmanager
-def serve(file: Path, *further: str, port: int | None = None, base: str = "/", **environment: str) -> Iterator[Server]:
-    """Yield what `historymap serve` starts for a case; it is killed in the end, as by a power cut."""
+def serve(file: Path, *further: str, base: str = "/", port: int | None = None, **environment: str) -> Iterator[Server]:
+    """Yield the server that `historymap serve` becomes for a case; it is killed in the end, as by a power cut."""
     folder = file.parent / "server"
     folder.mkdir(exist_ok=True)
-    port = port or _free_port()
-    words = ["historymap_lib.cli", "serve", "--config", str(file), "--", f"--port={port}", "--ip=127.0.0.1"]
-    words += ["--ServerApp.port_retries=0", f"--ServerApp.base_url={base}", *further]
-    environment = {"JUPYTER_TOKEN": TOKEN} | environment
+    port = port or free_port()
+    words = ["historymap_lib.server.service", "--no-browser", "--allow-root", f"--ServerApp.root_dir={file.parent}"]
+    words += [f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.base_url={base}", *further]
+    environment = {"JUPYTER_TOKEN": TOKEN, CONFIG: str(file)} | environment
     with _running(folder, words, Server(port, base, folder / "server.log"), "api", environment) as server:
         yield server
 
@@ -111,7 +112,7 @@ def voila(folder: Path, notebook: Path, base: str = "/", **environment: str) -> 
     """Yield Voila alone with a notebook, with the shipped settings."""
     (folder / "config").mkdir(parents=True)
     shutil.copy(SHIPPED / "voila.json", folder / "config")
-    port = _free_port()
+    port = free_port()
     words = ["voila", "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", f"--base_url={base}"]
     words += [f"--token={TOKEN}", str(notebook)]
     with _running(folder, words, Server(port, base, folder / "voila.log"), "login", environment) as server:
@@ -148,7 +149,7 @@ def _wait(server: Server, process: subprocess.Popen, probe: str) -> None:
     raise AssertionError(server.log.read_text(encoding="utf-8", errors="replace"))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

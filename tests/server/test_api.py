@@ -8,8 +8,9 @@ import subprocess
 import time
 
 import pytest
-from api_fixtures import API, BUILDINGS, MANY, held, judged_town, logged_in, offered
-from job_fixtures import PATIENCE, TRUE, quick, until
+from api_fixtures import API, BUILDINGS, MANY, bring_back, held, judged_town, logged_in, offered
+from case_fixtures import change
+from job_fixtures import PATIENCE, TRUE, end_all, quick, until
 from server_fixtures import TOKEN, serve
 from shapely import box, from_geojson
 
@@ -44,15 +45,27 @@ def case(town):
     return town[0]
 
 
-@pytest.fixture
-def ended(case):
-    job = Jobs(case).submit_command("three lines", quick("print('one'); print('two'); print('drei \\u00fc', end='')"))
+PRINTS = "print('one'); print('two'); print('drei \\u00fc', end='')"
+
+
+@pytest.fixture(scope="module")
+def over(case):
+    """A job that ended before the queue was held."""
+    job = Jobs(case).submit_command("three lines", quick(PRINTS))
     job.wait(PATIENCE)
     return job
 
 
 @pytest.fixture
-def busy(case, ended, tmp_path):  # what is to end must do so before
+def ended(case):
+    """The latest job."""
+    job = Jobs(case).submit_command("three lines", quick(PRINTS))
+    job.wait(PATIENCE)
+    return job
+
+
+@pytest.fixture
+def busy(case, over, tmp_path):
     with held(case, tmp_path / "go") as job:
         yield job
 
@@ -91,17 +104,17 @@ def test_without_login_all_else_is_forbidden_too(server, path):
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-def test_with_the_token_every_call_answers_as_it_says(server, busy, ended, call):
-    number = busy.id if call.name == "cancel" else ended.id
+def test_with_the_token_every_call_answers_as_it_says(server, busy, over, call):
+    number = busy.id if call.name == "cancel" else over.id
     answer = server.ask(call.method, path_of(call, number), TAKES.get(call.name))
     assert (answer.status, answer.kind) == (call.status, call.media_type)
     call.answer.model_validate(answer.json)
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-def test_with_a_cookie_what_changes_something_needs_xsrf_as_well(server, busy, ended, call):
+def test_with_a_cookie_what_changes_something_needs_xsrf_as_well(server, busy, over, call):
     browser = logged_in(server)
-    number = busy.id if call.name == "cancel" else ended.id
+    number = busy.id if call.name == "cancel" else over.id
     address, body = f"{server.url}/{path_of(call, number)}", TAKES.get(call.name)
     bare = browser.request(call.method, address, json=body, timeout=PATIENCE)
     assert bare.status_code == (call.status if call.method == "GET" else 403)
@@ -112,11 +125,11 @@ def test_with_a_cookie_what_changes_something_needs_xsrf_as_well(server, busy, e
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-def test_a_page_of_another_server_is_refused_what_the_browser_of_a_person_may(server, ended, call):
+def test_a_page_of_another_server_is_refused_what_the_browser_of_a_person_may(server, over, call):
     browser = logged_in(server)
     headers = {"Origin": "https://evil.example", "X-XSRFToken": browser.cookies["_xsrf"]}
     answer = browser.request(
-        call.method, f"{server.url}/{path_of(call, ended.id)}", json=TAKES.get(call.name), headers=headers,
+        call.method, f"{server.url}/{path_of(call, over.id)}", json=TAKES.get(call.name), headers=headers,
         timeout=PATIENCE,
     )  # fmt: skip
     assert answer.status_code == 403
@@ -235,11 +248,18 @@ def test_a_job_is_cancelled_and_run_again(server, busy, case):
 # ------------------------------------------------------------------------------------------------------- annotations
 
 
-@pytest.fixture
-def own(tmp_path):
-    """A case of its own with a server, to change."""
-    with offered(tmp_path, MANY) as found:
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    with offered(tmp_path_factory.mktemp("own"), MANY) as found:
         yield found
+
+
+@pytest.fixture
+def own(second):
+    """A case to change, with its server; as it was at first for each test."""
+    case, server = second
+    end_all(case)
+    return bring_back(case.paths.root), server
 
 
 def test_annotations_are_saved_known_read_and_applied(own):
@@ -497,8 +517,8 @@ def test_configurations_elsewhere_are_refused(server, case, tmp_path):
     for name, text in (("broken.yaml", "tiles: ["), ("misspelt.yaml", "tils: 3")):
         (case.paths.root / name).write_text(text)
         refused(server.ask("POST", f"{API}train?config={name}"), 400, name, "config")
-    away = case.file.read_text() + "\npaths: {jobs: /tmp/elsewhere}\n"
-    (case.paths.root / "away.yaml").write_text(away)
+    shutil.copy(case.file, case.paths.root / "away.yaml")
+    change(case.paths.root / "away.yaml", "paths", jobs=str(tmp_path))
     refused(server.ask("POST", f"{API}train?config=away.yaml"), 400, "keeps its jobs elsewhere", "config")
     assert len(Jobs(case).recent(1000)) == count
 
@@ -583,8 +603,7 @@ def test_the_calls_of_the_older_client_with_plain_curl(tmp_path):
         assert curl("-X", "POST", f"{at}generate-training?tiles=100")["name"] == "generate-training"
         (case.paths.root / "ml").mkdir()
         shutil.copy(case.file, case.paths.root / "ml" / "config_1937.yaml")
-        text = (case.paths.root / "ml" / "config_1937.yaml").read_text()
-        (case.paths.root / "ml" / "config_1937.yaml").write_text(text + "\npaths: {root: ..}\n")
+        change(case.paths.root / "ml" / "config_1937.yaml", "paths", root="..")
         assert curl("-X", "POST", f"{at}train?config=ml/config_1937.yaml")["name"] == "train"
         assert curl("-X", "POST", f"{at}verify")["name"] == "verify"
         assert curl("-X", "POST", f"{at}annotations", *data)["saved"] == 1

@@ -235,7 +235,8 @@ class Client:
                     place.note(message)
                     yield message
         finally:
-            connection.close(timeout=1)
+            connection.close(timeout=1)  # says good-bye, unless the server has; then only this closes:
+            connection.shutdown()
 
     def _ask(
         self, method: str, path: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None

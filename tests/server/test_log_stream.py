@@ -61,6 +61,7 @@ def listening(server, query="", **options):
         yield connection
     finally:
         connection.close(timeout=1)
+        connection.shutdown()
 
 
 def heard(connection):

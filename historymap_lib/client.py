@@ -236,7 +236,7 @@ class Client:
                     yield message
         finally:
             connection.close(timeout=1)  # says good-bye, unless the server has; then only this closes:
-            connection.shutdown()
+            connection.shutdown()  # type: ignore[no-untyped-call]
 
     def _ask(
         self, method: str, path: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None

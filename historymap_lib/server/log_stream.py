@@ -36,6 +36,8 @@ from historymap_lib.server.handlers import RESOURCE, checked, in_thread, query_o
 from historymap_lib.server.messages import LARGEST, JobTold, Problem, Query, Whole
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from historymap_lib.jobs.store import Record
     from historymap_lib.server.api import HistorymapApi
 
@@ -86,7 +88,8 @@ class Watch:
         self._listeners = 0
         self._task: asyncio.Task[None] | None = None
         self._turn: asyncio.Future[None] | None = None
-        self._pieces: OrderedDict[tuple[int, int, int], asyncio.Future[tuple[bytes | None, int]]] = OrderedDict()
+        self._looking = asyncio.Lock()
+        self._pieces: OrderedDict[tuple[int, int, int], asyncio.Future[tuple[bytes, int]]] = OrderedDict()
         self._looked = 0.0
         self.seen: dict[int, Look] = {}
 
@@ -99,10 +102,11 @@ class Watch:
         """
         self._listeners += 1
         try:
-            if self._jobs is None:
-                self._jobs = await in_thread(lambda: Jobs(self._api.project()))
-                self.seen = {}
-            self.seen = await in_thread(self._look)
+            async with self._looking:  # of two who come at once the second must not take away what the first has seen
+                if self._jobs is None:
+                    self.seen = {}
+                    self._jobs = await in_thread(lambda: Jobs(self._api.project()))
+                self.seen = await in_thread(self._look)
         except BaseException:
             self.leave()
             raise
@@ -124,12 +128,14 @@ class Watch:
             self._turn = asyncio.get_running_loop().create_future()
         return self._turn
 
-    async def piece(self, number: int, offset: int, size: int) -> tuple[bytes | None, int]:
-        """Return the message with what a log of some size holds from a byte on, None if nothing, and the next byte."""
-        limit = min(PIECE, size - offset + 1)  # one more than there was: what is not full shows its last line as well
-        key = number, offset, limit
+    async def piece(self, number: int, offset: int, size: int) -> tuple[bytes, int]:
+        """Return the message with what a log of some size holds from a byte on, a piece at most, and the next byte."""
+        key, jobs = (number, offset, min(size, offset + PIECE)), self._jobs
+        assert jobs is not None  # noqa: S101 - whoever asks listens
         if key not in self._pieces:
-            self._pieces[key] = asyncio.ensure_future(in_thread(lambda: self._read(number, offset, limit)))
+            log = jobs.files.log(number)
+            self._pieces[key] = asyncio.ensure_future(in_thread(lambda: _message(log, number, offset)))
+            self._pieces[key].add_done_callback(lambda done: done.exception())  # those who asked may be gone
             if len(self._pieces) > KEPT:
                 self._pieces.popitem(last=False)
         try:
@@ -142,7 +148,8 @@ class Watch:
         while True:
             await asyncio.sleep(POLL)
             try:
-                self.seen = await in_thread(self._look)
+                async with self._looking:
+                    self.seen = await in_thread(self._look)
             except (HistorymapError, OSError) as error:  # perhaps better next time
                 self._api.log.warning("logs: %s", error)
             if self._turn is not None and not self._turn.done():
@@ -170,17 +177,15 @@ class Watch:
             jobs.wake()
         return seen
 
-    def _read(self, number: int, offset: int, limit: int) -> tuple[bytes | None, int]:
-        jobs = self._jobs
-        if jobs is None:
-            return None, offset
-        chunk = logs.read(jobs.files.log(number), offset, limit)
-        told = {"type": "log", "job_id": number, "text": chunk.text, "live": chunk.live, "offset": chunk.offset}
-        return json.dumps(told, ensure_ascii=False).encode(), chunk.offset
-
     def begin(self, number: int) -> int:
         """Return the byte from which on a job that runs already is listened to: after its last finished line."""
         return 0 if self._jobs is None else logs.end(self._jobs.files.log(number))
+
+
+def _message(log: Path, number: int, offset: int) -> tuple[bytes, int]:
+    chunk = logs.read(log, offset, PIECE)
+    told = {"type": "log", "job_id": number, "text": chunk.text, "live": chunk.live, "offset": chunk.offset}
+    return json.dumps(told, ensure_ascii=False).encode(), chunk.offset
 
 
 @dataclass
@@ -319,8 +324,7 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
             message, offset = await self._watch.piece(number, place.offset, look.size)
             at_end = offset == place.offset
             place.read, place.offset = look.size if at_end else -1, offset
-            if message is not None:
-                await self._send(message)
+            await self._send(message)
             return True
         if record.ended:
             await self._status(record)

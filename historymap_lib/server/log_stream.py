@@ -33,7 +33,7 @@ from historymap_lib.jobs.queue import LOOK, POLL
 from historymap_lib.jobs.store import UNFINISHED
 from historymap_lib.server.api import RequestError, as_refusal
 from historymap_lib.server.handlers import RESOURCE, checked, in_thread, query_of
-from historymap_lib.server.messages import LARGEST, JobTold, Problem, Query, Whole
+from historymap_lib.server.messages import JobTold, Natural, Number, Problem, Query
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,9 +60,9 @@ def _places(value: str) -> str:
 class LogsQuery(Query):
     """Which logs, and from where on."""
 
-    job: Whole | None = Field(default=None, ge=1, le=LARGEST)
-    offset: Whole = Field(default=0, ge=0, le=LARGEST)
-    after: Whole | None = Field(default=None, ge=0, le=LARGEST)
+    job: Number | None = None
+    offset: Natural = 0
+    after: Natural | None = None
     resume: Annotated[str, BeforeValidator(_places)] | None = Field(default=None, max_length=100_000)
 
     def resumed(self) -> dict[int, int]:

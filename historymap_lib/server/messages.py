@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema
 
-from historymap_lib.annotations import Annotation  # noqa: TC001 - pydantic needs it
+from historymap_lib.annotations import Annotation
 
 LARGEST = 2**53 - 1
 """The largest whole number that every reader of JSON knows exactly."""
@@ -18,6 +17,7 @@ LOG_PAGE = 1 << 20
 """Bytes of a log in an answer, at most."""
 
 StepName = Literal["generate-training", "train", "predict", "verify", "apply-annotations"]
+BOX = r"^-?[0-9]{1,3}(\.[0-9]{1,20})?(,-?[0-9]{1,3}(\.[0-9]{1,20})?){3}$"
 State = Literal["pending", "running", "cancelling", "cancelled", "completed", "failed", "crashed"]
 Verdict = Literal["existed", "not_existed", "unsure", "no_coverage"]
 
@@ -37,7 +37,9 @@ def _truth(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+Whole = BeforeValidator(_whole)
+Number = Annotated[int, Field(ge=1, le=LARGEST), Whole]
+Natural = Annotated[int, Field(ge=0, le=LARGEST), Whole]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 
 
@@ -67,7 +69,7 @@ class Submission(Query):
 class Generating(Submission):
     """The parameters of generate-training."""
 
-    tiles: Whole = Field(default=50, ge=1, le=LARGEST, description="how many tiles, the most useful first")
+    tiles: Number = Field(default=50, description="how many tiles, the most useful first")
 
 
 class TrainingQuery(Submission):
@@ -76,7 +78,7 @@ class TrainingQuery(Submission):
     config: str | None = Field(
         None, max_length=500, description="another YAML of the project, such as ml/config_1937.yaml (default: the case)"
     )
-    epochs: Whole | None = Field(default=None, ge=1, le=LARGEST, description="how many epochs")
+    epochs: Number | None = Field(default=None, description="how many epochs")
     resume: Truth | None = Field(default=None, description="go on where a training was cut off")
 
 
@@ -89,24 +91,25 @@ class Applying(Submission):
 class JobsQuery(Query):
     """Which jobs, the newest first."""
 
-    limit: Whole = Field(default=10, ge=1, le=1000, description="at most so many")
-    before: Whole | None = Field(default=None, ge=1, le=LARGEST, description="only those before this number")
+    limit: Annotated[int, Field(ge=1, le=1000), Whole] = Field(default=10, description="at most so many")
+    before: Number | None = Field(default=None, description="only those before this number")
     state: State | None = Field(default=None, description="only those in this state")
 
 
 class LogQuery(Query):
     """Which part of a log."""
 
-    offset: Whole = Field(default=0, ge=0, le=LARGEST, description="byte from which on to read")
-    limit: Whole = Field(default=LOG_PAGE, ge=1024, le=LOG_PAGE, description="bytes to read at most")
+    offset: Natural = Field(default=0, description="byte from which on to read")
+    limit: Annotated[int, Field(ge=1024, le=LOG_PAGE), Whole] = Field(
+        default=LOG_PAGE, description="bytes to read at most"
+    )
 
 
 def _box(value: str) -> str:
-    try:
-        west, south, east, north = (float(part) for part in value.split(","))
-    except ValueError:
-        raise ValueError("should be four numbers: west,south,east,north in degrees") from None
-    if not (all(map(math.isfinite, (west, south, east, north))) and west <= east and south <= north):
+    if not re.fullmatch(BOX.strip("^$"), value):
+        raise ValueError("should be four numbers: west,south,east,north in degrees")
+    west, south, east, north = map(float, value.split(","))
+    if west > east or south > north:
         raise ValueError("should go from west to east and from south to north")
     if min(west, south + 90) < -180 or max(east, north + 90) > 180:  # noqa: PLR2004 - degrees
         raise ValueError("should lie within -180,-90,180,90")
@@ -116,7 +119,7 @@ def _box(value: str) -> str:
 Box = Annotated[
     str,
     BeforeValidator(_box),
-    WithJsonSchema({"type": "string", "maxLength": 200, "examples": ["10.38,63.42,10.44,63.44"]}),
+    WithJsonSchema({"type": "string", "pattern": BOX, "examples": ["10.38,63.42,10.44,63.44"]}),
 ]
 
 
@@ -127,8 +130,8 @@ class VerdictsQuery(Query):
         None, description="only buildings that touch west,south,east,north, in degrees (EPSG:4326)"
     )
     verdict: Verdict | None = Field(default=None, description="only those of this verdict")
-    limit: Whole = Field(default=PAGE, ge=1, le=LARGEST_PAGE, description="at most so many")
-    offset: Whole = Field(default=0, ge=0, le=LARGEST, description="how many to leave out at first; see `next`")
+    limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE), Whole] = Field(default=PAGE, description="at most so many")
+    offset: Natural = Field(default=0, description="how many to leave out at first; see `next`")
 
     @property
     def area(self) -> tuple[float, float, float, float] | None:
@@ -139,26 +142,48 @@ class VerdictsQuery(Query):
         return west, south, east, north
 
 
+def _given(value: Any) -> Any:
+    """Take null for not given, as when a file is read."""
+    return "" if value is None else value
+
+
+def _integer(value: Any) -> Any:
+    """Take 5.0 for 5, which JSON does not tell apart."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+TEXT = {"type": ["string", "null"], "default": ""}
+Text = Annotated[str, BeforeValidator(_given), WithJsonSchema(TEXT)]
+Time = Annotated[
+    str,
+    BeforeValidator(_given),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"enum": ["", None]}], "default": ""}),
+]
+OsmType = Annotated[
+    Literal["node", "way", "relation"],
+    BeforeValidator(lambda value: "way" if value is None else value),
+    WithJsonSchema({"enum": ["node", "way", "relation", None], "default": "way"}),
+]
+
+
+class AnnotationSent(Annotation):
+    """A judgement of one building by a person; `existed` is null for *unsure*."""
+
+    osm_id: Annotated[int, Field(gt=0, lt=2**63), BeforeValidator(_integer)]
+    osm_type: OsmType = "way"
+    notes: Text = ""
+    annotator: Text = ""
+    created_at: Time = ""
+    reason: Text = ""
+
+
 class Annotations(BaseModel):
     """The exchange format of annotations."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    annotations: Annotated[list[Annotation], FailFast()]
+    annotations: Annotated[list[AnnotationSent], FailFast()]
     updated_at: str | None = None
-
-    @field_validator("annotations", mode="before")
-    @classmethod
-    def _optional_ones_may_be_null(cls, value: Any) -> Any:
-        """Take null for not given, as when a file is read."""
-        if not isinstance(value, list):
-            return value
-        return [
-            {key: one for key, one in entry.items() if one is not None or key == "existed"}
-            if isinstance(entry, dict)
-            else entry
-            for entry in value
-        ]
 
 
 class Answer(BaseModel):
@@ -314,4 +339,4 @@ class VerdictPage(Answer):
 class Job(BaseModel):
     """The number of a job in an address."""
 
-    job: Whole = Field(ge=1, le=LARGEST, description="the number of a job")
+    job: Number = Field(description="the number of a job")

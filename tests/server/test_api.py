@@ -374,7 +374,7 @@ def test_without_verdicts_it_is_told_what_makes_them(own):
         ("GET", "jobs/1/log?offset=-5", "whole number", "offset"),
         ("GET", "verdicts?bbox=1,2,3", "four numbers", "bbox"),
         ("GET", "verdicts?bbox=2,1,1,2", "from west to east", "bbox"),
-        ("GET", "verdicts?bbox=nan,0,1,1", "from west to east", "bbox"),
+        ("GET", "verdicts?bbox=nan,0,1,1", "four numbers", "bbox"),
         ("GET", "verdicts?bbox=-200,0,1,1", "within -180,-90,180,90", "bbox"),
         ("GET", "verdicts?verdict=gone", "should be 'existed'", "verdict"),
         ("GET", "verdicts?limit=1e9", "whole number", "limit"),

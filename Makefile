@@ -51,6 +51,7 @@ bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/bench_tiles.py
 	$(BIN)/python tests/benchmarks/bench_map.py
 	$(BIN)/python tests/benchmarks/bench_sources.py
+	$(BIN)/python tests/benchmarks/bench_server.py
 	$(BIN)/python tests/benchmarks/bench_workbench.py
 
 install: $(VENV)/.test

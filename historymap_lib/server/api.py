@@ -77,8 +77,15 @@ class HistorymapApi(LoggingConfigurable):
             SettingsError: they are missing or wrong.
 
         """
-        named = Path(self.config_file or os.environ.get(CONFIG) or SAMPLE)
-        return load(named if self.config_file == "" and CONFIG in os.environ else Path(self.root_dir) / named)
+        if not self.config_file and os.environ.get(CONFIG):
+            return load(os.environ[CONFIG])
+        try:
+            return load(Path(self.root_dir) / (self.config_file or SAMPLE))
+        except SettingsError as error:
+            if self.config_file:
+                raise
+            said = f"{error}; for this server by {CONFIG} in its environment, or by HistorymapApi.config_file"
+            raise SettingsError(said) from error
 
     def count_submission(self) -> None:
         """Count a request that queues jobs.

@@ -82,14 +82,14 @@ class Server:
 
 
 @contextmanager
-def jupyter(folder: Path, base: str = "/", **environment: str) -> Iterator[Server]:
+def jupyter(folder: Path, base: str = "/", *further: str, **environment: str) -> Iterator[Server]:
     """Yield a Jupyter Server that the shipped file has told of our extension."""
     config = folder / "config"
     shutil.copytree(SHIPPED / "jupyter_server_config.d", config / "jupyter_server_config.d")
     port = free_port()
     words = ["jupyter_server", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
     words += ["--ServerApp.port_retries=0", f"--ServerApp.base_url={base}", f"--IdentityProvider.token={TOKEN}"]
-    words += [f"--ServerApp.root_dir={folder}"]
+    words += [f"--ServerApp.root_dir={folder}", *further]
     with _running(folder, words, Server(port, base, folder / "server.log"), "api", environment) as server:
         yield server
 

@@ -102,6 +102,18 @@ def test_without_login_all_is_forbidden(server, copies, token, known):
     assert json.loads(answer.body)["message"] == "Forbidden"
 
 
+def test_what_was_served_is_counted(server, copies):
+    def count():
+        lines = server.get("metrics").body.decode().splitlines()
+        return float(next(line for line in lines if line.startswith("historymap_tiles_served_total")).split()[1])
+
+    before, (x, y) = count(), places(copies["photo"])[0]
+    server.get(address(copies["photo"], x, y))
+    server.get(address(copies["photo"], x, y), token=None)
+    server.get(f"historymap/tiles/{UNKNOWN}/0/0/0")
+    assert count() == before + 1
+
+
 # ------------------------------------------------------------------------------------------------------ what is seen
 
 

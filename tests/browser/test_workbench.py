@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 from case_fixtures import lattice, make_case
 from job_fixtures import PATIENCE
+from workbench_fixtures import TOKEN
 
 from historymap_lib import display, steps
+from historymap_lib.client import Client
 from historymap_lib.jobs import Jobs
 from historymap_lib.project import load
 
@@ -74,7 +77,7 @@ def test_a_step_is_run_and_what_it_did_is_still_there_after_a_reload_and_a_resta
     assert page.errors == []
 
 
-def test_two_notebooks_and_a_terminal_show_and_drive_the_same_jobs(town, lab):
+def test_two_notebooks_a_terminal_and_curl_show_and_drive_the_same_jobs(town, lab):
     steps.run(load(town), "generate-training", tiles=4)
     one = lab(town).run_all()
     folder = town.parent / "notebooks"
@@ -90,6 +93,31 @@ def test_two_notebooks_and_a_terminal_show_and_drive_the_same_jobs(town, lab):
     two.job(2, "running")
     two.page.get_by_role("button", name="Cancel job 2, train").click()
     one.job(2, "cancelled")
+
+    def curl(*words: str) -> dict:
+        login = ("--header", f"Authorization: token {TOKEN}")
+        done = subprocess.run(["curl", "--silent", *login, *words], check=True, capture_output=True)
+        return json.loads(done.stdout)
+
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl for the rest of it; apt-get install curl")
+    api = f"{one.address}/historymap/api"
+    assert curl("-X", "POST", f"{api}/train?epochs={LONG}")["job_id"] == 3
+    one.job(3, "running")
+    two.job(3, "running")
+    one.log_has("train:")
+    one.shot()
+    assert curl("-X", "POST", f"{api}/jobs/3/cancel")["state"] == "cancelling"
+    two.job(3, "cancelled")
+    two.run("train")
+    two.job(4, "running")
+    assert curl(f"{api}/status")["current_job"]["id"] == 4
+    messages = Client(one.address, TOKEN).follow_logs(4)
+    assert next(message for message in messages if message["type"] == "log")["job_id"] == 4
+    messages.close()
+    one.page.get_by_role("button", name="Cancel job 4, train").click()
+    one.job(4, "cancelled")
+    assert curl(f"{api}/jobs/4")["state"] == "cancelled"
 
 
 def test_panels_go_on_while_a_cell_runs_and_a_cell_run_again_leaves_one_workbench(town, lab):

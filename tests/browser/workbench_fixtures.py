@@ -35,7 +35,7 @@ class Lab:
     """One page with one notebook."""
 
     def __init__(self, page: Page, address: str, shots: Path, name: str) -> None:
-        self.page, self._address, self._shots, self._name = page, address, shots, name
+        self.page, self.address, self._shots, self._name = page, address, shots, name
         self._count = 0
         self.errors: list[str] = []
         page.set_default_timeout(PATIENCE * 1000)
@@ -43,7 +43,7 @@ class Lab:
 
     def open(self, notebook: str) -> Lab:
         """Open a notebook and wait for its kernel."""
-        self.page.goto(f"{self._address}/lab/tree/notebooks/{notebook}?token={TOKEN}&reset")
+        self.page.goto(f"{self.address}/lab/tree/notebooks/{notebook}?token={TOKEN}&reset")
         return self.ready()
 
     def ready(self) -> Lab:

@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-for room in ("server", "."):
-    sys.path.insert(0, str(Path(__file__).parents[1] / room))
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "server")]
 
-from bench_jobs import make_case
-from server_fixtures import TOKEN, Server, serve
+from bench_jobs import make_case  # noqa: E402 - lies beside
+from server_fixtures import TOKEN, Server, serve  # noqa: E402 - lie among the tests
 
-from historymap_lib.client import Client
-from historymap_lib.jobs import Jobs
+from historymap_lib.client import Client  # noqa: E402
+from historymap_lib.jobs import Jobs  # noqa: E402
 
 if TYPE_CHECKING:
     from historymap_lib.jobs import Job
@@ -213,9 +213,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = run(arguments.lines, arguments.clients, arguments.stalled, arguments.rounds)
     print(f"{arguments.lines} lines, {arguments.clients} listeners, {arguments.stalled} of them asleep until the end")
-    print(
-        f"{'':10}{'alone s':>9}{'heard s':>9}{'ratio':>8}{'health ms':>11}{'worst ms':>10}{'server MiB':>12}{'heard by':>10}"
-    )
+    heads = f"{'alone s':>9}{'heard s':>9}{'ratio':>8}{'health ms':>11}{'worst ms':>10}{'server MiB':>12}"
+    print(f"{'':10}{heads}{'heard by':>10}")
     for name, row in rows.items():
         print(
             f"{name:10}{row['alone']:>9.2f}{row['heard']:>9.2f}{row['ratio']:>8.3f}{row['health_median']:>11.0f}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import pytest
 from case_fixtures import lattice, make_case
 
 from historymap_lib.progress import PROGRESS
@@ -89,6 +90,20 @@ def _of_jobs(case: Project) -> list[psutil.Process]:
             if inside and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+@contextmanager
+def small_disk(folder: Path, size: str):
+    """A file system of its own, which is soon full."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False) if os.getuid() == 0 else None
+    if done is None or done.returncode:
+        pytest.skip("only who may mount a file system can fill one: " + (done.stderr if done else "not root"))
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def quick(code: str, *arguments: object) -> list[str]:

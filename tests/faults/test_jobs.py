@@ -6,8 +6,7 @@ import os
 import signal
 import sqlite3
 import subprocess
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 
 import psutil
 import pytest
@@ -22,6 +21,7 @@ from job_fixtures import (
     hold,
     quick,
     said,
+    small_disk,
     stop_workers,
     town_of,
     until,
@@ -331,20 +331,6 @@ def test_a_job_whose_log_may_not_grow_fails_and_says_why(town):
     assert record.error.startswith(f"it ended with exit code {record.exit_code}: xxx")
     assert job.log_path.stat().st_size == 4096
     assert Jobs(town).submit_command("next", TRUE).wait(PATIENCE).state == "completed"
-
-
-@contextmanager
-def small_disk(folder: Path, size: str):
-    """A file system of its own, which is soon full."""
-    folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False) if os.getuid() == 0 else None
-    if done is None or done.returncode:
-        pytest.skip("only who may mount a file system can fill one: " + (done.stderr if done else "not root"))
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_on_a_full_disk_the_state_is_clear_nothing_is_corrupt_and_it_goes_on_with_space(tmp_path):

@@ -54,7 +54,7 @@ CREATE TABLE events (
     chosen_by TEXT NOT NULL,                   -- why this building: person, uncertain, random, ..., import
     entry TEXT UNIQUE                          -- hash of an imported entry, so that it comes in once
 );
-CREATE INDEX events_building ON events (building, annotator);
+CREATE INDEX events_building ON events (building, annotator, made_at);
 CREATE INDEX events_target ON events (target);
 CREATE TABLE published (event INTEGER NOT NULL);
 CREATE VIEW holding AS  -- judgements that are not undone
@@ -193,6 +193,11 @@ class AnnotationStore:
     def get(self) -> dict[str, Event]:
         """Return what holds now by building: the latest word, whoever said it."""
         return {event.building: event for event in self._events("SELECT * FROM current ORDER BY building")}
+
+    def counts(self) -> dict[str, int]:
+        """Return of how many buildings which verdict holds now."""
+        with self._database.opened() as db:
+            return {row[0]: row[1] for row in db.execute("SELECT verdict, count(*) FROM current GROUP BY verdict")}
 
     def holding(self, building: str) -> Event | None:
         """Return what holds now of one building, or None."""

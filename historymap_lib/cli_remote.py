@@ -166,11 +166,16 @@ def _logs(client: Client, options: argparse.Namespace) -> None:
     if options.job is not None and options.seconds is None:
         _follow(client, options.job)
         return
+    live: dict[int, str] = {}
     for message in client.follow_logs(options.job, seconds=options.seconds):
+        lines: list[str] = []
         if message["type"] == "log":
-            for line in message["text"].splitlines():
-                print(line if options.job is not None else f"{message['job_id']}: {line}")
-        elif message["type"] == "job_status" and options.job is None:
+            lines, live[message["job_id"]] = message["text"].splitlines(), message["live"]
+        elif message["type"] == "job_status" and message["status"] in ENDED:
+            lines = [line for line in [live.pop(message["job_id"], "")] if line]
+        for line in lines:
+            print(line if options.job is not None else f"{message['job_id']}: {line}")
+        if message["type"] == "job_status" and options.job is None:
             error = f": {message['error']}" if message["error"] else ""
             print(f"job {message['job_id']} ({message['name']}) is {message['status']}{error}")
         sys.stdout.flush()

@@ -70,7 +70,7 @@ class Client:
         if token:
             self._headers["Authorization"] = f"token {token}"
         self._session = requests.Session()
-        self._session.headers.update(self._headers)
+        self._session.auth = self._signed  # not as a header: what ~/.netrc says of the host would take its place
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +81,11 @@ class Client:
     def close(self) -> None:
         """Close what is open to the server."""
         self._session.close()
+
+    def _signed(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add who asks, and with what."""
+        request.headers.update(self._headers)
+        return request
 
     def health(self) -> dict[str, Any]:
         """Return that the server lives, and its versions."""
@@ -176,7 +181,7 @@ class Client:
             offset: how many to leave out at first.
 
         """
-        area = None if bbox is None else ",".join(map(str, bbox))
+        area = None if bbox is None else ",".join(f"{edge:.9f}" for edge in bbox)
         return self._ask("GET", "verdicts", {"bbox": area, "verdict": verdict, "limit": limit, "offset": offset})
 
     def follow_logs(
@@ -197,31 +202,30 @@ class Client:
             ServerError: it has been gone for `PATIENCE` seconds.
 
         """
-        until = None if seconds is None else time.monotonic() + seconds
+        until = math.inf if seconds is None else time.monotonic() + seconds
         place = _Place(job, offset)
-        pause, gone_since = FIRST_PAUSE, time.monotonic()
-        while not place.over and (until is None or time.monotonic() < until):
+        pause, gone_since = FIRST_PAUSE, math.inf
+        while not place.over and time.monotonic() < until:
             try:
                 for message in self._listen(place, until):
-                    pause, gone_since = FIRST_PAUSE, time.monotonic()
                     yield message
-            except websocket.WebSocketBadStatusException as error:
-                self._refuse(error)
+                    pause = FIRST_PAUSE
             except (OSError, websocket.WebSocketException) as error:
+                if isinstance(error, websocket.WebSocketBadStatusException):
+                    self._refuse(error)
+                gone_since = time.monotonic() if place.connected else min(gone_since, time.monotonic())
                 if time.monotonic() - gone_since > PATIENCE:
                     raise ServerError(f"{self.url}: {error}; see whether the server runs, then follow again") from error
             if not place.over:
-                left = math.inf if until is None else until - time.monotonic()
-                time.sleep(max(0.0, min(pause, left)))
+                time.sleep(max(0.0, min(pause, until - time.monotonic())))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _listen(self, place: _Place, until: float | None) -> Iterator[dict[str, Any]]:
+    def _listen(self, place: _Place, until: float) -> Iterator[dict[str, Any]]:
         """Yield the messages of one connection."""
+        place.connected = False
         address = f"ws{self.url.removeprefix('http')}/{ROOT}/logs?{urlencode(place.query())}"
-        # what is no UTF-8 json refuses; the check of this library takes longer than all the rest
-        connection = websocket.create_connection(
-            address, timeout=CONNECT, header=self._headers, skip_utf8_validation=True, suppress_origin=True
-        )
+        connection = self._connected(address)
+        place.connected = True
         try:
             for kind, content in _received(connection, until):
                 if kind == websocket.ABNF.OPCODE_CLOSE:
@@ -237,6 +241,20 @@ class Client:
         finally:
             connection.close(timeout=1)  # says good-bye, unless the server has; then only this closes:
             connection.shutdown()  # type: ignore[no-untyped-call]
+
+    def _connected(self, address: str) -> websocket.WebSocket:
+        """Return a connection to where logs are told; the token goes nowhere else."""
+        try:
+            # what is no UTF-8 json refuses; the check of this library takes longer than all the rest
+            return websocket.create_connection(
+                address, timeout=CONNECT, header=self._headers, skip_utf8_validation=True, suppress_origin=True,
+                redirect_limit=0,
+            )  # fmt: skip
+        except websocket.WebSocketException as error:
+            if type(error) is not websocket.WebSocketException:
+                raise
+            said = f"{self.url}: answers, but not as historymap does ({error}); see whether it is the right server"
+            raise ServerError(said) from error
 
     def _ask(
         self, method: str, path: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None
@@ -261,6 +279,8 @@ class Client:
         except requests.RequestException as error:
             said = f"{self.url}: does not answer ({_cause(error)}); see whether the server runs, and at this address"
             raise ServerError(said) from error
+        if answer.is_redirect:
+            raise ServerError(f"{self.url}: leads to {answer.headers['Location']}; see whether it is the right server")
         try:
             content = answer.json()
         except ValueError:
@@ -293,7 +313,7 @@ class _Place:
     """How far logs have been followed: a byte of one job, or of each that runs, beside the latest job known of."""
 
     def __init__(self, job: int | None, offset: int) -> None:
-        self.job, self.over = job, False
+        self.job, self.over, self.connected = job, False, False
         self._offset = offset
         self._after: int | None = None
         self._open: dict[int, int] = {}
@@ -322,17 +342,17 @@ class _Place:
             del self._open[number]
 
 
-def _received(connection: websocket.WebSocket, until: float | None) -> Iterator[tuple[int, bytes]]:
+def _received(connection: websocket.WebSocket, until: float) -> Iterator[tuple[int, bytes]]:
     """Yield what comes by a connection, which is tried where nothing does."""
     tries = 0
-    while (left := SILENCE if until is None else until - time.monotonic()) > 0:
+    while (left := until - time.monotonic()) > 0:
         connection.settimeout(min(SILENCE, left))
         try:
             frame = connection.recv_data(control_frame=True)
         except websocket.WebSocketTimeoutException:
             if tries == TRIES:
                 raise
-            if until is None or time.monotonic() < until:
+            if time.monotonic() < until:
                 connection.ping()
                 tries += 1
         else:

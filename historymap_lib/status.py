@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -210,16 +211,15 @@ def _annotations(project: Project) -> Item:
     path, store = project.paths.annotations, store_path(project)
     files = [file for file in (store, store.with_name(f"{store.name}-wal"), path) if file.exists()]
     try:
-        clicked = AnnotationStore(store).get().values() if store.exists() else None
-        verdicts = [
-            item.verdict for item in (read_annotations(path, missing_ok=True).values() if clicked is None else clicked)
-        ]
+        if store.exists():
+            said = Counter(AnnotationStore(store).counts())
+        else:
+            said = Counter(entry.verdict for entry in read_annotations(path, missing_ok=True).values())
         waiting = unpublished(project)
     except AnnotationsError as error:
         return Item("annotations", str(path), None, exists=bool(files), made_at=None, text=str(error))
-    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
-    facts = {"annotations": len(verdicts), **counts, "waiting": waiting}
-    text = _some(len(verdicts), "building") + (f", {_some(waiting, 'change')} not applied yet" if waiting else "")
+    facts = {"annotations": said.total(), **{verdict: said[verdict] for verdict in VERDICTS}, "waiting": waiting}
+    text = _some(said.total(), "building") + (f", {_some(waiting, 'change')} not applied yet" if waiting else "")
     if not files:
         return Item("annotations", str(path), None, exists=False, made_at=None, text=text, facts=facts)
     return _brought("annotations", files, text, facts)

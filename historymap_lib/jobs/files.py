@@ -43,6 +43,10 @@ class Files:
         """Return the file with what a job prints, byte for byte."""
         return self.folder / "logs" / f"{number}.log"
 
+    def latest_log(self) -> int:
+        """Return the largest number of a job that there is a log of, or 0."""
+        return max((int(log.stem) for log in (self.folder / "logs").glob("*.log") if log.stem.isdecimal()), default=0)
+
     def progress(self, number: int) -> Path:
         """Return the file in which a job says how far it is."""
         return self.folder / "logs" / f"{number}.progress.json"

@@ -39,6 +39,14 @@ LOOK = 2.0
 """Seconds between two looks whether the worker still lives."""
 
 
+class NotStartedError(JobsError):
+    """Jobs are queued (`jobs`), but there is no worker, and none starts."""
+
+    def __init__(self, message: str, jobs: list[Job]) -> None:
+        super().__init__(message)
+        self.jobs = jobs
+
+
 @dataclass(frozen=True)
 class Update:
     """What is new of a job that is followed: finished lines, the line being written, and how it stands."""
@@ -71,7 +79,8 @@ class Jobs:
 
         Raises:
             StepError: no such step or parameter, or what it needs is missing and no job is about to make it.
-            JobsError: it cannot be stored, or no worker starts.
+            JobsError: it cannot be stored.
+            NotStartedError: it is queued, but no worker starts.
 
         """
         return self.submit_all([(step, parameters)], force=force)[0]
@@ -83,6 +92,7 @@ class Jobs:
 
         Raises:
             StepError, JobsError: as with `submit`; then none is queued.
+            NotStartedError: as with `submit`.
             JobStateError: they are wanted only if nothing is queued or running (`if_idle`), and something is.
 
         """
@@ -171,12 +181,14 @@ class Jobs:
         }
 
     def _add(self, rows: list[dict[str, Any]], *, if_idle: bool = False) -> list[Job]:
-        numbers = self.store.add(rows, if_idle=if_idle)
+        gone = [record.id for record in self.store.of(*ACTIVE) if self.files.told(record).ended] if if_idle else ()
+        added = [Job(self, number) for number in self.store.add(rows, if_idle=if_idle, gone=gone)]
         try:
             self.wake()
         except JobsError as error:
-            raise JobsError(f"job {', '.join(map(str, numbers))} is queued, but {error}") from error
-        return [Job(self, number) for number in numbers]
+            said = f"job {', '.join(str(job.id) for job in added)} is queued, but {error}"
+            raise NotStartedError(said, added) from error
+        return added
 
     @property
     def _config(self) -> str:
@@ -271,7 +283,7 @@ class Job:
             StepError: what it needs is no longer there.
 
         """
-        record = self.jobs.store.get(self.id)
+        record = self.record  # as crashed where its worker is gone: the next one tidies up before it runs this
         if not record.ended:
             said = f"job {self.id} ({record.name}) is {record.state}; it can be retried when it has ended"
             raise JobStateError(said)

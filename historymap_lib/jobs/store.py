@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from historymap_lib.database import Database, Kind
 from historymap_lib.errors import JobsError, UnavailableError, UnknownError
+from historymap_lib.jobs.files import Files
 from historymap_lib.jobs.processes import Identity
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Collection
     from pathlib import Path
 
 VERSION = 1
@@ -131,9 +133,14 @@ class Record:
         return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"  # noqa: PLR2004
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, with times as ISO 8601; without the token of its processes."""
+        """Return plain JSON values, with times as ISO 8601; without the token of its processes.
+
+        A file name that is no UTF-8 may stand in a command, and nowhere else.
+        """
         values = asdict(self) | {"duration": self.duration}
         del values["token"]
+        for name in ("command", "parameters"):
+            values[name] = json.loads(json.dumps(values[name], ensure_ascii=False).encode(errors="replace"))
         for name in ("created", "started", "finished"):
             if values[name] is not None:
                 values[name] = datetime.fromtimestamp(values[name]).astimezone().isoformat(timespec="milliseconds")
@@ -151,17 +158,23 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path, self._database = path, Database(path, KIND)
 
-    def add(self, rows: list[dict[str, Any]], *, if_idle: bool = False) -> list[int]:
+    def add(self, rows: list[dict[str, Any]], *, if_idle: bool = False, gone: Collection[int] = ()) -> list[int]:
         """Queue jobs, all or none, and return their numbers; in a row `after` -n means the n-th before it.
 
+        Args:
+            rows: their columns.
+            if_idle: only if nothing is queued or running,
+            gone: but for jobs of these numbers.
+
         Raises:
-            JobStateError: they are wanted only if nothing is queued or running, and something is.
+            JobStateError: something is.
 
         """
         numbers: list[int] = []
         with self._database.transaction() as db:
             if if_idle:
-                _refuse_busy(db)
+                _refuse_busy(db, gone)
+            self._count_on(db)
             for row in rows:
                 after = row.get("after")
                 values = row | {
@@ -219,12 +232,18 @@ class Store:
             query = f"DELETE FROM jobs WHERE id = ? AND state IN ({_marks(ENDED)})"  # noqa: S608
             db.executemany(query, [(number, *ENDED) for number in numbers])
 
+    def _count_on(self, db: sqlite3.Connection) -> None:
+        """Begin to count after the logs of a store that is gone, so that none is taken for that of a new job."""
+        if db.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'jobs'").fetchone() is None:
+            latest = Files(self.path.parent).latest_log()
+            db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', ?)", [latest])
 
-def _refuse_busy(db: sqlite3.Connection) -> None:
-    query = f"SELECT id, name, state FROM jobs WHERE state IN ({_marks(UNFINISHED)}) ORDER BY id LIMIT 1"  # noqa: S608
-    found = db.execute(query, UNFINISHED).fetchone()
-    if found is not None:
-        number, name, state = found
+
+def _refuse_busy(db: sqlite3.Connection, gone: Collection[int]) -> None:
+    query = f"SELECT id, name, state FROM jobs WHERE state IN ({_marks(UNFINISHED)}) ORDER BY id"  # noqa: S608
+    for number, name, state in db.execute(query, UNFINISHED):
+        if number in gone:
+            continue
         raise JobStateError(
             f"job {number} ({name}) is {state}, and nothing was queued; wait for it, or queue behind it"
         )

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from traitlets import Int, Unicode
 from traitlets.config import LoggingConfigurable
@@ -26,6 +27,9 @@ from historymap_lib.errors import (
 )
 from historymap_lib.jobs.store import JobStateError
 from historymap_lib.project import CONFIG, SAMPLE, Project, load
+
+if TYPE_CHECKING:
+    from historymap_lib.jobs import Jobs
 
 MINUTE = 60.0
 PATIENCE = 10
@@ -69,6 +73,7 @@ class HistorymapApi(LoggingConfigurable):
         super().__init__(**values)
         self._lock = threading.Lock()
         self._submitted: deque[float] = deque()
+        self._waking = threading.Lock()
 
     def project(self) -> Project:
         """Return the case, as its settings are now.
@@ -86,6 +91,20 @@ class HistorymapApi(LoggingConfigurable):
                 raise
             said = f"{error}; for this server by {CONFIG} in its environment, or by HistorymapApi.config_file"
             raise SettingsError(said) from error
+
+    def wake(self, jobs: Jobs) -> None:
+        """Have a worker look after the jobs of a case, if none does; nobody waits for it."""
+        threading.Thread(target=self._wake, args=[jobs], name="historymap waking", daemon=True).start()
+
+    def _wake(self, jobs: Jobs) -> None:
+        if not self._waking.acquire(blocking=False):
+            return
+        try:
+            jobs.wake()
+        except JobsError as error:
+            self.log.warning("jobs: %s", error)
+        finally:
+            self._waking.release()
 
     def count_submission(self) -> None:
         """Count a request that queues jobs.

@@ -10,14 +10,17 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from importlib.metadata import version
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+import jupyter_server
 
 from historymap_lib import __version__, verdicts
 from historymap_lib.annotation_store import AnnotationStore, as_annotation
 from historymap_lib.errors import HistorymapError, SettingsError
 from historymap_lib.jobs import Jobs, logs
+from historymap_lib.jobs.queue import NotStartedError
+from historymap_lib.jobs.store import UNFINISHED
 from historymap_lib.project import load
 from historymap_lib.server import messages
 from historymap_lib.server.api import RequestError, as_refusal
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from historymap_lib.jobs.store import Record
     from historymap_lib.project import Project
     from historymap_lib.server.api import HistorymapApi
+    from historymap_lib.status import Item
 
 GEOJSON = "application/geo+json"
 PIECE = 200
@@ -59,6 +63,11 @@ class Request:
         """Its jobs."""
         return Jobs(self.project, self.who)
 
+    def tidy(self, stored: list[Record], told: list[Record]) -> None:
+        """Have a worker tidy up where one has left jobs that run, as after the machine was started anew."""
+        if any(now.ended and not record.ended for record, now in zip(stored, told, strict=False)):
+            self.api.wake(self.jobs)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -73,6 +82,7 @@ class Call:
         answer: what it answers with.
         query, body: what it takes.
         status: of the answer.
+        at_once: whether it reads no file, and so needs no thread.
         media_type: of the answer.
         fails: further statuses that it may have, beside 400, 403, 422, 429, 500 and 503.
 
@@ -87,13 +97,14 @@ class Call:
     query: type[messages.Query] = messages.Query
     body: type[BaseModel] | None = None
     status: int = HTTPStatus.OK
+    at_once: bool = False
     media_type: str = "application/json"
     fails: tuple[int, ...] = ()
 
 
 def health(_: Request) -> messages.Health:
     """Say that the server lives; no file is read."""
-    versions = {"historymap": __version__, "jupyter_server": version("jupyter_server")}
+    versions = {"historymap": __version__, "jupyter_server": jupyter_server.__version__}
     return messages.Health(versions=versions | {"python": platform.python_version()})
 
 
@@ -101,17 +112,17 @@ def status(request: Request) -> messages.StatusTold:
     """Tell where the case stands."""
     found = read_status(request.project)
     items = {item.name: item for item in found.items}
-    verified, annotations = items["verdicts"], items["annotations"].facts
+    verified = items["verdicts"]
     counts = {name: count for name, count in verified.facts.items() if isinstance(count, int)}
     return messages.StatusTold.model_validate(
         found.as_dict()
         | {
-            "training_tiles": items["training tiles"].facts.get("tiles", 0),
-            "corrected_tiles": items["corrected tiles"].facts.get("tiles", 0),
+            "training_tiles": _count(items["training tiles"], "tiles"),
+            "corrected_tiles": _count(items["corrected tiles"], "tiles"),
             "model": {"exists": items["model"].exists, "metrics": items["model"].facts},
             "verification": counts if verified.exists and counts else None,
-            "annotations": annotations.get("annotations", 0),
-            "not_applied": annotations.get("waiting", 0),
+            "annotations": _count(items["annotations"], "annotations"),
+            "not_applied": _count(items["annotations"], "waiting"),
             "current_job": found.current,
         }
     )
@@ -147,23 +158,29 @@ def jobs(request: Request) -> messages.JobPage:
     wanted += [("state = ?", query.state)] if query.state is not None else []
     condition = " AND ".join(["1", *(part for part, _ in wanted)])
     records = found.store.find(condition, *(value for _, value in wanted), order="id DESC", limit=query.limit + 1)
-    shown = [_told(found.files.told(record)) for record in records[: query.limit]]
-    return messages.JobPage(jobs=shown, next=shown[-1].id if len(records) > query.limit else None)
+    told = [found.files.told(record) for record in records[: query.limit]]
+    request.tidy(records, told)
+    shown = [_told(record) for record in told if query.state in (None, record.state)]
+    return messages.JobPage(jobs=shown, next=told[-1].id if len(records) > query.limit else None)
 
 
 def job(request: Request) -> messages.JobTold:
     """Return all that is known of a job."""
-    return _told(request.jobs.get(request.job).record)
+    found = request.jobs
+    record = found.store.get(request.job)
+    told = found.files.told(record)
+    request.tidy([record], [told])
+    return _told(told)
 
 
 def job_log(request: Request) -> messages.LogPage:
     """Return a part of what a job printed."""
     found = request.jobs.get(request.job)
-    record = found.record  # before the log, so that of an ended job all is read
+    record = found.jobs.store.get(found.id)  # before the log, so that of an ended job all is read
     size = found.log_path.stat().st_size if found.log_path.exists() else 0
     offset = min(request.query.offset, size)
     chunk = logs.read(found.log_path, offset, request.query.limit)
-    complete = record.ended and (chunk.offset == size or bool(chunk.live))
+    complete = record.ended and size - offset < request.query.limit
     return messages.LogPage(
         job_id=found.id, state=_state(record), offset=offset, text=chunk.text, live=chunk.live, next=chunk.offset,
         complete=complete,
@@ -179,7 +196,7 @@ def retry_job(request: Request) -> messages.Submitted:
     """Queue a job again, as a new one."""
     found = request.jobs.get(request.job)
     request.api.count_submission()
-    return _queued(found.retry())
+    return _queued(lambda: [found.retry()])[0]
 
 
 def read_annotations(request: Request) -> messages.AnnotationsTold:
@@ -199,8 +216,9 @@ def apply_annotations(request: Request) -> messages.Applied:
     """Save annotations, then queue what makes them count."""
     project, query = request.project, request.query
     _refuse_unknown(project, request.body)
-    found = Jobs(project, request.who)
-    if query.if_busy == "reject" and (busy := found.store.of("pending", "running", "cancelling", limit=1)):
+    found, reject = Jobs(project, request.who), query.if_busy == "reject"
+    busy = [record for record in map(found.files.told, found.store.of(*UNFINISHED)) if not record.ended]
+    if reject and busy:
         said = f"job {busy[0].id} ({busy[0].name}) is {busy[0].state}, and nothing was saved; send it again later"
         raise RequestError(HTTPStatus.CONFLICT, said)
     request.api.count_submission()
@@ -209,7 +227,7 @@ def apply_annotations(request: Request) -> messages.Applied:
     if not query.retrain and not project.paths.probability.exists() and "predict" not in found.coming():
         chain.remove("verify")  # there is nothing yet to judge by
     try:
-        queued = [_queued(one) for one in found.submit_all(chain, force=query.force)]
+        queued = _queued(lambda: found.submit_all(chain, force=query.force, if_idle=reject))
     except HistorymapError as error:
         refusal = as_refusal(error)
         raise RequestError(refusal.status, f"the annotations are saved, but {error}", wait=refusal.wait) from error
@@ -235,14 +253,28 @@ def _submit(request: Request, step: str, project: Project | None = None) -> mess
     query: messages.Submission = request.query
     request.api.count_submission()
     found = Jobs(project or request.project, request.who)
-    chain = [(step, query.parameters())]
-    return _queued(found.submit_all(chain, force=query.force, if_idle=query.if_busy == "reject")[0])
+    chain, reject = [(step, query.parameters())], query.if_busy == "reject"
+    return _queued(lambda: found.submit_all(chain, force=query.force, if_idle=reject))[0]
 
 
-def _queued(found: Job) -> messages.Submitted:
-    record = found.record
-    said = f"{record.name} is queued; historymap/api/jobs/{record.id}/log shows what it does"
-    return messages.Submitted(job_id=record.id, name=record.name, status=_state(record), message=said)
+def _queued(submit: Callable[[], list[Job]]) -> list[messages.Submitted]:
+    """Queue jobs, and tell what became of them; those for which no worker starts are queued all the same."""
+    said = "{0.name} is queued; historymap/api/jobs/{0.id}/log shows what it does"
+    try:
+        queued = submit()
+    except NotStartedError as error:
+        queued, said = error.jobs, str(error).replace("{", "{{").replace("}", "}}")
+    records = [job.record for job in queued]
+    return [
+        messages.Submitted(job_id=record.id, name=record.name, status=_state(record), message=said.format(record))
+        for record in records
+    ]
+
+
+def _count(item: Item, name: str) -> int:
+    """Return a number that a manifest should hold, or 0."""
+    found = item.facts.get(name)
+    return found if isinstance(found, int) else 0
 
 
 def _state(record: Record) -> Any:
@@ -313,7 +345,7 @@ OF_A_JOB = (HTTPStatus.NOT_FOUND,)
 CHANGES_A_JOB = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 TAKES_A_BODY = (HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 CALLS = (
-    Call("GET", "health", "health", "whether the server lives", health, messages.Health),
+    Call("GET", "health", "health", "whether the server lives", health, messages.Health, at_once=True),
     Call("GET", "status", "status", "what there is, how good and how old, and what comes next", status,
          messages.StatusTold),
     _submits("generate-training", "queue: cut training tiles", generate_training, messages.Generating),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -142,7 +142,8 @@ class CallHandler(Handler):
         if call is None:
             raise HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)
         try:
-            found = await in_thread(lambda: call.run(self._asked(call, job)))
+            asked = partial(self._asked, call, job)
+            found = call.run(asked()) if call.at_once else await in_thread(lambda: call.run(asked()))
             piece = found.model_dump_json() if isinstance(found, BaseModel) else await in_thread(lambda: next(found))
         except RequestError as refusal:
             self.refuse(refusal)
@@ -221,9 +222,9 @@ class NothingHandler(Handler):
     post = put = patch = delete = head = get
 
 
-async def in_thread(function: Callable[[], Any]) -> Any:
+async def in_thread(function: Callable[[], Any], pool: ThreadPoolExecutor | None = None) -> Any:
     """Return what a function returns that reads files, run where it keeps nobody waiting."""
-    return await asyncio.get_running_loop().run_in_executor(_pool(), function)
+    return await asyncio.get_running_loop().run_in_executor(pool or _pool(), function)
 
 
 @cache

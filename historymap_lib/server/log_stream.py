@@ -15,8 +15,10 @@ import math
 import re
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,6 +80,17 @@ class Look:
     record: Record
     size: int
 
+    @classmethod
+    def at(cls, jobs: Jobs, stored: Record) -> Look:
+        """Return how a job stands: it is over when the store says so, for until then it may print."""
+        told = jobs.files.told(stored)
+        told = told if told.ended == stored.ended else stored
+        if stored.started is None:
+            return cls(told, 0)
+        with suppress(OSError):
+            return cls(told, jobs.files.log(stored.id).stat().st_size)
+        return cls(told, 0)
+
 
 class Watch:
     """Looks at jobs and logs on behalf of all listeners, a few times a second while there are any."""
@@ -90,7 +103,8 @@ class Watch:
         self._turn: asyncio.Future[None] | None = None
         self._looking = asyncio.Lock()
         self._pieces: OrderedDict[tuple[int, int, int], asyncio.Future[tuple[bytes, int]]] = OrderedDict()
-        self._looked = 0.0
+        self._woken, self._odd = 0.0, ""
+        self.store: tuple[int, int] | None = None
         self.seen: dict[int, Look] = {}
 
     async def join(self) -> None:
@@ -105,8 +119,8 @@ class Watch:
             async with self._looking:  # of two who come at once the second must not take away what the first has seen
                 if self._jobs is None:
                     self.seen = {}
-                    self._jobs = await in_thread(lambda: Jobs(self._api.project()))
-                self.seen = await in_thread(self._look)
+                    self._jobs = await in_thread(lambda: Jobs(self._api.project()), _pool())
+                self.seen = await in_thread(self._look, _pool())
         except BaseException:
             self.leave()
             raise
@@ -123,7 +137,7 @@ class Watch:
             self._pieces.clear()
 
     def turn(self) -> asyncio.Future[None]:
-        """Return what is done at the next look."""
+        """Return what is done at the next look, for all listeners."""
         if self._turn is None or self._turn.done():
             self._turn = asyncio.get_running_loop().create_future()
         return self._turn
@@ -134,7 +148,7 @@ class Watch:
         assert jobs is not None  # noqa: S101 - whoever asks listens
         if key not in self._pieces:
             log = jobs.files.log(number)
-            self._pieces[key] = asyncio.ensure_future(in_thread(lambda: _message(log, number, offset)))
+            self._pieces[key] = asyncio.ensure_future(in_thread(lambda: _message(log, number, offset), _pool()))
             self._pieces[key].add_done_callback(lambda done: done.exception())  # those who asked may be gone
             if len(self._pieces) > KEPT:
                 self._pieces.popitem(last=False)
@@ -149,9 +163,13 @@ class Watch:
             await asyncio.sleep(POLL)
             try:
                 async with self._looking:
-                    self.seen = await in_thread(self._look)
+                    self.seen = await in_thread(self._look, _pool())
             except (HistorymapError, OSError) as error:  # perhaps better next time
-                self._api.log.warning("logs: %s", error)
+                if str(error) != self._odd:
+                    self._api.log.warning("logs: %s", error)
+                self._odd = str(error)
+            except Exception:
+                self._api.log.exception("logs cannot be looked at")
             if self._turn is not None and not self._turn.done():
                 self._turn.set_result(None)
 
@@ -160,26 +178,29 @@ class Watch:
         jobs, seen = self._jobs, dict(self.seen)
         if jobs is None:
             return seen
+        stat = jobs.files.store.stat()
+        if (stat.st_dev, stat.st_ino) != self.store:  # it was moved away, and a new one made
+            self.store, seen = (stat.st_dev, stat.st_ino), {}
         open_ones = [number for number, look in seen.items() if not look.record.ended]
         marks = ", ".join("?" for _ in open_ones)
         found = jobs.store.find(f"id > ? OR id IN ({marks})", max(seen, default=0), *open_ones)
         for number in {*open_ones} - {record.id for record in found}:
             del seen[number]  # its store is another by now
-        for record in found:
-            told = jobs.files.told(record)  # before the size, so that of an ended job all is sent
-            try:
-                size = jobs.files.log(record.id).stat().st_size
-            except OSError:
-                size = 0
-            seen[record.id] = Look(told, size)
-        if any(record.state in UNFINISHED for record in found) and time.monotonic() > self._looked + LOOK:
-            self._looked = time.monotonic()
-            jobs.wake()
+        seen |= {record.id: Look.at(jobs, record) for record in found}
+        if any(record.state in UNFINISHED for record in found) and time.monotonic() > self._woken + LOOK:
+            self._woken = time.monotonic()
+            self._api.wake(jobs)
         return seen
 
     def begin(self, number: int) -> int:
         """Return the byte from which on a job that runs already is listened to: after its last finished line."""
         return 0 if self._jobs is None else logs.end(self._jobs.files.log(number))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Return threads of their own: listeners must not wait for calls that wait for a store."""
+    return ThreadPoolExecutor(2, "historymap-logs")
 
 
 def _message(log: Path, number: int, offset: int) -> tuple[bytes, int]:
@@ -209,6 +230,7 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
         self._query = LogsQuery()
         self._at: dict[int, _Place] = {}
         self._after = 0
+        self._store: Any = None
         self._task: asyncio.Task[None] | None = None
         self._joined = False
         self._arrived = asyncio.Event()
@@ -272,14 +294,20 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
                 await self._begin()
                 await self._go_on()
             except (HistorymapError, OSError) as error:
-                self.close(GONE, str(error)[:100])
+                self.close(GONE, _short(str(error)))
+                return
+            except WebSocketClosedError:
+                raise
+            except Exception:
+                self.log.exception("a listener cannot be told more")
+                self.close(GONE, "it cannot go on; the log of the server says why")
                 return
             self.ping(END)
             await self._arrived.wait()  # to close gives a slow listener seconds only
             self.close(OVER, "the job is over")
 
     async def _begin(self) -> None:
-        query, seen = self._query, self._watch.seen
+        query, seen, self._store = self._query, self._watch.seen, self._watch.store
         if query.job is not None:
             self._at = {query.job: _Place(query.offset)}
         elif query.after is not None:
@@ -288,7 +316,7 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
         else:
             self._after = max(seen, default=0)
             running = [number for number, look in seen.items() if not look.record.ended]
-            begins = await in_thread(lambda: [self._watch.begin(number) for number in running])
+            begins = await in_thread(lambda: [self._watch.begin(number) for number in running], _pool())
             self._at = {number: _Place(begin) for number, begin in zip(running, begins, strict=True)}
         places = [{"job_id": number, "offset": place.offset} for number, place in self._at.items()]
         await self._send({"type": "connected", "job": query.job, "after": self._after, "jobs": places})
@@ -298,6 +326,8 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
             turn = self._watch.turn()  # before looking, so that none is missed
             seen = self._watch.seen
             if self._query.job is None:
+                if self._store != self._watch.store:
+                    self._store, self._after, self._at = self._watch.store, 0, {}
                 for number in sorted(number for number in seen if number > self._after):
                     self._at.setdefault(number, _Place(0))
                     self._after = number
@@ -307,7 +337,7 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
             if self._query.job is not None and not self._at:
                 return
             if not moved:
-                await turn
+                await asyncio.shield(turn)  # it is that of all listeners: one that goes must not take it along
 
     async def _tell(self, number: int, look: Look | None) -> bool:
         """Send what is new of a job, a piece at most; return whether there may be more."""
@@ -338,3 +368,8 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
     async def _send(self, message: bytes | dict[str, Any]) -> None:
         """Send a message, and wait until it has left."""
         await self.write_message(message if isinstance(message, bytes) else json.dumps(message, ensure_ascii=False))
+
+
+def _short(reason: str) -> str:
+    """Return as much of a reason as fits where a WebSocket is closed: 123 bytes (RFC 6455, 5.5)."""
+    return reason.encode()[:120].decode(errors="ignore")

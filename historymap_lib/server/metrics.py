@@ -1,6 +1,6 @@
 """Figures for Prometheus, on Jupyter Server's own `/metrics`: jobs, annotations, verdicts.
 
-They are read from the stores when they are asked for, in a thread; where that takes too long, for instance while
+They are read from the stores when they are asked for, in a thread; where that takes too long, for a large case or while
 another program keeps a store, those of the last time are told.
 """
 
@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamil
 from prometheus_client.registry import Collector
 
 from historymap_lib import artifacts
-from historymap_lib.annotation_store import AnnotationStore, store_path
+from historymap_lib.annotation_store import VERDICTS, AnnotationStore, store_path
 from historymap_lib.errors import HistorymapError
 from historymap_lib.jobs.files import Files
 from historymap_lib.jobs.store import STATES, Store
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
     from historymap_lib.server.api import HistorymapApi
 
-PATIENCE = 1.0
-"""Seconds that the server waits for the figures; it answers nobody else meanwhile."""
+PATIENCE, FIRST = 0.05, 1.0
+"""Seconds that the server waits for the figures, and for the first ones; it answers nobody else meanwhile."""
 OTHER = "command"
 """The step of a job that is none."""
 
@@ -42,11 +42,11 @@ class Figures(Collector):
         self._reader: threading.Thread | None = None
 
     def collect(self) -> Iterable[Metric]:
-        """Return the figures, a second old at most unless they cannot be read."""
+        """Return the figures as they are now, or as they were when they were asked for last."""
         if self._reader is None or not self._reader.is_alive():
             self._reader = threading.Thread(target=self._read, name="historymap figures", daemon=True)
             self._reader.start()
-        self._reader.join(PATIENCE)
+        self._reader.join(PATIENCE if self._latest else FIRST)
         return self._latest
 
     def describe(self) -> Iterable[Metric]:
@@ -95,10 +95,10 @@ def _of_buildings(project: Project) -> list[Metric]:
     annotations = GaugeMetricFamily("historymap_annotations", "Buildings that people have judged.", labels=["verdict"])
     verdicts = GaugeMetricFamily("historymap_verdicts", "Buildings that have been judged.", labels=["verdict"])
     store = store_path(project)
-    said = Counter(event.verdict for event in AnnotationStore(store).get().values()) if store.exists() else Counter()
-    for name in ("existed", "not_existed", "unsure"):
-        annotations.add_metric([name], said[name])
+    said = AnnotationStore(store).counts() if store.exists() else {}
+    for name in VERDICTS:
+        annotations.add_metric([name], said.get(name, 0))
     counts = (artifacts.read_manifest(project.paths.verified) or {}).get("counts")
-    for name in ("existed", "not_existed", "unsure", "no_coverage"):
+    for name in (*VERDICTS, "no_coverage"):
         verdicts.add_metric([name], float((counts if isinstance(counts, dict) else {}).get(name, 0)))
     return [annotations, verdicts]

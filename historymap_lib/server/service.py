@@ -31,23 +31,32 @@ class NoContents(AsyncLargeFileManager):
 
 
 class Service(ServerApp):
-    """Jupyter Server without all that runs code or shows files."""
+    """Jupyter Server without all that runs code or shows files.
+
+    Login, certificates and limits come from where those of every Jupyter Server do (`jupyter_server_config.py`); what
+    brings code or files back does not.
+    """
 
     name = "historymap"
     description = "The HTTP interface of historymap."
     default_services = ("api", "auth", "security")  # type: ignore[assignment]
-    contents_manager_class = NoContents
+
+    @default("config_file_name")
+    def _shared_settings(self) -> str:
+        return "jupyter_server_config"
 
     @default("default_url")
     def _default_url(self) -> str:
         return "/historymap/api/health"
 
-    @default("jpserver_extensions")
-    def _only_ours(self) -> dict[str, bool]:
-        return {EXTENSION: True}
-
     def find_server_extensions(self) -> None:
-        """Leave out what other packages have enabled."""
+        """Load ours, and leave out what settings or other packages have enabled."""
+        self.jpserver_extensions = {EXTENSION: True}
+
+    def init_configurables(self) -> None:
+        """Offer no files, whatever the settings say."""
+        self.contents_manager_class = NoContents
+        super().init_configurables()
 
 
 def serve(config: Path, further: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import socket
 import socketserver
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 from api_fixtures import MANY, held, offered
@@ -208,7 +208,7 @@ class Line(socketserver.ThreadingTCPServer):
     def __init__(self, port, cut=None):
         super().__init__(("127.0.0.1", 0), _Call)
         self.far_port, self.cut, self.silent = port, cut, threading.Event()
-        self.calls = 0
+        self.calls, self.open_ones = 0, []
 
     def __enter__(self):
         self.thread = threading.Thread(target=self.serve_forever, args=[0.05])
@@ -225,10 +225,17 @@ class Line(socketserver.ThreadingTCPServer):
     def url(self):
         return f"http://127.0.0.1:{self.server_address[1]}{BASE}"
 
+    def drop(self):
+        """Break what goes over it now."""
+        for one in self.open_ones:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
 
 class _Call(socketserver.BaseRequestHandler):
     def handle(self):
         self.server.calls += 1
+        self.server.open_ones.append(self.request)
         with socket.create_connection(("127.0.0.1", self.server.far_port)) as far:
             there = threading.Thread(target=self.pump, args=[self.request, far])
             there.start()
@@ -285,6 +292,76 @@ def test_a_server_that_stays_away_is_told_in_the_end(monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 1.0)
     with pytest.raises(ServerError, match="see whether the server runs, then follow again"):
         list(Client(f"http://127.0.0.1:{free_port()}").follow_logs())
+
+
+def test_after_a_long_silence_it_is_as_patient_as_at_first(town, jobs, monkeypatch):
+    until(lambda: not jobs.unfinished())
+    monkeypatch.setattr(module, "PATIENCE", 2.0)
+    monkeypatch.setattr(module, "SILENCE", 0.5)
+    messages = []
+    with Line(town[1].port) as line, Client(line.url, TOKEN) as follower:
+        for message in follower.follow_logs():
+            messages.append(message)
+            if len(messages) == 1:
+                threading.Timer(4, line.drop).start()  # without a word, but connected
+            elif message["type"] == "connected":
+                job = jobs.submit_command("hello", quick("print('hello')"))
+            elif message.get("status") == "completed":
+                break
+    assert [message["type"] for message in messages[:2]] == ["connected", "connected"]
+    assert text_of(messages, job.id) == "hello\n"
+
+
+@contextmanager
+def listening_for(port, status=503, location=""):
+    """Answer everything with a status."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(dict(self.headers))
+            self.send_response(status)
+            self.send_header("Location", location)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    seen = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Answers) as server:
+        server.seen = seen
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_proxy_without_a_server_behind_it_is_told_in_the_end(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    with listening_for(0) as proxy, pytest.raises(ServerError, match="see whether the server runs"):
+        list(Client(f"http://127.0.0.1:{proxy.server_port}").follow_logs())
+
+
+def test_the_token_goes_nowhere_else(town, tmp_path, monkeypatch):
+    with listening_for(0) as other, listening_for(0, 302, f"ws://127.0.0.1:{other.server_port}/") as leads:
+        follower = Client(f"http://127.0.0.1:{leads.server_port}", TOKEN)
+        with pytest.raises(ServerError, match="see whether it is the right server"):
+            list(follower.follow_logs())
+        with pytest.raises(ServerError, match=f"leads to ws://127.0.0.1:{other.server_port}/"):
+            follower.health()
+    assert other.seen == []
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login ann password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with Client(town[1].url, TOKEN) as client:
+        assert client.health()["status"] == "ok"
+
+
+def test_a_small_box_is_sent_in_digits(client):
+    assert client.verdicts((-0.00005, -0.00001, 0.00001, 1e-7))["features"] == []
 
 
 def test_whoever_stops_following_closes_the_line(client, town, jobs):

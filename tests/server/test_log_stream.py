@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 import websocket
 from api_fixtures import API, MANY, logged_in
-from job_fixtures import PATIENCE, TRUE, hold, quick, said, town_of, until, workers
+from job_fixtures import PATIENCE, TRUE, hold, quick, said, stop_workers, town_of, until, workers
 from server_fixtures import TOKEN, serve
 
 from historymap_lib.client import Client
@@ -257,6 +257,83 @@ def test_a_listener_that_goes_leaves_nothing_behind(server, jobs, tmp_path):
         (tmp_path / "stop").touch()
         assert text_of(heard(connection)) == job.log_path.read_text()
     assert "Traceback" not in server.log.read_text()
+
+
+def test_a_listener_that_goes_takes_nothing_from_one_that_waits(server, jobs):
+    until(lambda: not jobs.unfinished())
+    with listening(server) as stays:
+        with listening(server) as goes:
+            assert goes.first["jobs"] == []
+            time.sleep(1)  # both wait for the next look by now
+        job = jobs.submit_command("hello", quick("print('hello')"))
+        messages = []
+        while not any(m["type"] == "job_status" and m["status"] == "completed" for m in messages):
+            messages.append(json.loads(stays.recv()))
+    assert text_of(messages, job.id) == "hello\n"
+
+
+def test_a_job_whose_worker_is_killed_is_heard_until_it_has_really_ended(server, jobs, tmp_path, town):
+    job = jobs.submit_command("ticks", [*quick(TICK), str(tmp_path / "stop")])
+    said(job, "tick 50")
+    with listening(server, f"?job={job.id}") as connection:
+        for worker in workers(town[0]):  # not its guard, which starts another one
+            worker.kill()
+        messages = heard(connection)
+    assert messages[-1]["status"] == "crashed"
+    assert text_of(messages) == job.log_path.read_text()
+    page = server.get(f"{API}jobs/{job.id}/log").json
+    assert (page["text"], page["complete"]) == (job.log_path.read_text(), True)
+
+
+def test_words_that_are_no_text_are_told_as_far_as_they_are(server, jobs):
+    with listening(server) as connection:
+        odd = jobs.submit_command("odd", [*TRUE, "\udcff.txt"])
+        job = jobs.submit_command("hello", quick("print('hello')"))
+        messages = []
+        while not any(m["job_id"] == job.id and m.get("status") == "completed" for m in messages):
+            messages.append(json.loads(connection.recv()))
+    assert text_of(messages, job.id) == "hello\n"
+    assert server.get(f"{API}jobs/{odd.id}").json["command"][-1] == "?.txt"
+    assert server.get(f"{API}jobs").json["jobs"][0]["id"] == job.id
+
+
+def test_after_the_store_was_moved_away_no_old_log_is_taken_for_a_new_one(tmp_path):
+    with town_of(tmp_path / "town", idle=60.0) as case, serve(case.file) as server:
+        old = Jobs(case).submit_command("old", quick("print('old ' * 100)"))
+        old.wait(PATIENCE)
+        with listening(server) as connection:
+            stop_workers(case)
+            (case.paths.jobs / "jobs.db").rename(tmp_path / "away")
+            for left in case.paths.jobs.glob("jobs.db-*"):
+                left.unlink()
+            jobs = Jobs(case)
+            (jobs.files.folder / "worker.log").unlink()
+            new = jobs.submit_command("new", quick("print('new')"))
+            messages = []
+            while not any(m["type"] == "job_status" and m["status"] == "completed" for m in messages):
+                messages.append(json.loads(connection.recv()))
+        assert new.id > old.id
+        assert text_of(messages) == "new\n"
+        assert server.get(f"{API}jobs/{new.id}/log").json["text"] == "new\n"
+
+
+def test_a_worker_that_cannot_start_keeps_nobody_from_reading(tmp_path):
+    with town_of(tmp_path / "town", idle=60.0) as case, serve(case.file) as server:
+        jobs = Jobs(case)
+        before = jobs.submit_command("before", quick("print('before')"))
+        before.wait(PATIENCE)
+        stop_workers(case)
+        (jobs.files.folder / "worker.log").unlink()
+        (jobs.files.folder / "worker.log").mkdir()
+        told = server.ask("POST", f"{API}generate-training?tiles=1")
+        assert (told.status, told.json["status"]) == (202, "pending")
+        assert "is queued, but the worker" in told.json["message"]
+        assert len(jobs.waiting()) == 1
+        with listening(server, f"?job={before.id}") as connection:
+            assert text_of(heard(connection)) == "before\n"
+        (jobs.files.folder / "worker.log").rmdir()
+        with listening(server, f"?job={told.json['job_id']}") as connection:  # and has one start as soon as it can
+            assert heard(connection)[-1]["status"] == "completed"
 
 
 def test_a_listener_keeps_a_worker_alive_as_followers_do(server, jobs, tmp_path, town):

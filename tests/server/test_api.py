@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import pairwise
 
 import pytest
 from api_fixtures import API, BUILDINGS, MANY, bring_back, held, judged_town, logged_in, offered
 from case_fixtures import change
-from job_fixtures import PATIENCE, TRUE, end_all, quick, until
+from job_fixtures import PATIENCE, TRUE, end_all, hold, quick, said, until
 from server_fixtures import TOKEN, serve
 from shapely import box, from_geojson
 
@@ -170,6 +174,13 @@ def test_status_tells_where_the_case_stands(server, case, ended):
     assert 1 <= len(told["jobs"]) <= 10
 
 
+def test_a_manifest_that_is_odd_is_no_trouble(own):
+    case, server = own
+    manifest = case.paths.training / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tiles": "many"}))
+    assert server.get(f"{API}status").json["training_tiles"] == 0
+
+
 def test_the_current_job_is_told(server, busy):
     assert server.get(f"{API}status").json["current_job"]["id"] == busy.id
 
@@ -210,6 +221,13 @@ def test_a_step_runs_and_its_log_is_read_in_pages(server, case):
     assert "generate-training: 1 tiles" in text
     server.ask("POST", f"{API}generate-training?tiles=2&force=true")
     until(lambda: not Jobs(case).unfinished())
+
+
+def test_a_bar_that_was_cleared_is_the_last_page_too(server, case):
+    job = Jobs(case).submit_command("bar", quick("print('one'); print('9 of 9', end='\\r')"))
+    job.wait(PATIENCE)
+    page = server.get(f"{API}jobs/{job.id}/log").json
+    assert (page["text"], page["live"], page["complete"]) == ("one\n", "9 of 9", True)
 
 
 def test_a_line_without_end_is_the_last_page(server, ended):
@@ -434,6 +452,43 @@ def test_a_busy_queue_queues_or_rejects_as_asked(server, case, busy):
     assert AnnotationStore.of(case).events() == events
 
 
+def test_of_many_at_once_that_would_not_wait_one_is_taken(own):
+    case, server = own
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: server.ask("POST", f"{API}apply-annotations?if_busy=reject", ONE), range(6)))
+    assert {answer.status for answer in answers} == {202, 409}
+    records = Jobs(case).recent(100)
+    chains = sorted(record.id for record in records if record.name == "apply-annotations")
+    assert len(chains) == sum(answer.status == 202 for answer in answers)
+    for before, after in pairwise(chains):  # on a slow machine one may come when all is done
+        assert Jobs(case).get(after - 1).record.finished <= Jobs(case).get(after).record.created, before
+
+
+def test_a_job_whose_worker_is_gone_for_good_is_no_busy_one_and_can_be_run_again(own):
+    case, server = own
+    jobs = Jobs(case)
+    lost = jobs.submit_command("lost", hold(case.paths.root / "never"))
+    said(lost, "on")
+    end_all(case)  # as when the machine is started anew
+    assert jobs.store.get(lost.id).state == "running"
+    told = server.ask("POST", f"{API}verify?if_busy=reject")
+    assert told.status == 202
+    assert server.ask("POST", f"{API}jobs/{lost.id}/retry").status == 202
+    until(lambda: server.get(f"{API}jobs?state=crashed").json["jobs"])
+    assert jobs.store.get(lost.id).state == "crashed"
+
+
+def test_to_look_at_a_job_that_was_lost_has_it_tidied_up(own):
+    case, server = own
+    jobs = Jobs(case)
+    lost = jobs.submit_command("lost", hold(case.paths.root / "never"))
+    said(lost, "on")
+    end_all(case)
+    assert server.get(f"{API}jobs?state=running").json["jobs"] == []
+    assert server.get(f"{API}jobs/{lost.id}").json["state"] == "crashed"
+    until(lambda: jobs.store.get(lost.id).state == "crashed")
+
+
 def test_an_idle_queue_takes_what_would_not_wait(server, case):
     until(lambda: not Jobs(case).unfinished())
     told = server.ask("POST", f"{API}verify?if_busy=reject")
@@ -546,6 +601,8 @@ def test_metrics_are_those_of_the_stores(own):
     Jobs(case).submit_command("fails", quick("raise SystemExit(1)")).wait(PATIENCE)
     with held(case, case.paths.root / "go"):
         server.ask("POST", f"{API}verify")
+        # a scrape waits for nothing: figures may be those of the one before
+        until(lambda: figures(server)["historymap_queue_length"] == 1)
         after = figures(server)
     assert after['historymap_jobs{state="completed",step="verify"}'] == 1
     assert after['historymap_jobs{state="failed",step="command"}'] == 1
@@ -559,8 +616,6 @@ def test_metrics_are_those_of_the_stores(own):
 
 def test_metrics_do_not_wait_for_a_store_that_somebody_keeps(own):
     case, server = own
-    import sqlite3  # noqa: PLC0415
-
     figures(server)
     Jobs(case)
     with sqlite3.connect(case.paths.jobs / "jobs.db", isolation_level=None) as keeper:
@@ -569,9 +624,24 @@ def test_metrics_do_not_wait_for_a_store_that_somebody_keeps(own):
         start = time.monotonic()
         assert "historymap_queue_length" in figures(server)
         assert time.monotonic() - start < 10
-        assert server.get(f"{API}health").status == 200
         keeper.execute("ROLLBACK")
     keeper.close()
+
+
+def test_health_answers_while_others_wait_for_a_store_that_somebody_keeps(own):
+    case, server = own
+    Jobs(case)
+    with closing(sqlite3.connect(case.paths.jobs / "jobs.db", isolation_level=None)) as keeper:
+        keeper.execute("PRAGMA locking_mode = EXCLUSIVE")
+        keeper.execute("BEGIN EXCLUSIVE")
+        with ThreadPoolExecutor(10) as pool:
+            waiting = [pool.submit(server.ask, "POST", f"{API}verify") for _ in range(10)]
+            time.sleep(1)
+            assert server.get(f"{API}health").status == 200
+            assert not any(one.done() for one in waiting)
+            keeper.execute("ROLLBACK")
+            keeper.close()
+            assert {one.result().status for one in waiting} == {202}
 
 
 def test_broken_settings_do_not_break_metrics(own):

@@ -146,6 +146,13 @@ def test_logs_of_all_jobs_for_some_seconds(remote, case):
     assert remote("logs", "--job", 1)[1] == job.log()
 
 
+def test_the_last_word_is_heard_also_where_no_line_ends(remote, case):
+    code = "import time\nfor n in range(40): print('tick', n, flush=True); time.sleep(.05)\nprint('last word', end='')"
+    said(Jobs(case).submit_command("ticks", quick(code)), "tick 1")
+    out = remote("logs", "--seconds", 5)[1]
+    assert "1: last word\njob 1 (ticks) is completed" in out
+
+
 @pytest.mark.parametrize("arguments", [["nothing"], [], ["job", "x"], ["train", "--epochs", "many"]])
 def test_what_is_no_command_is_told(remote, arguments):
     code, _, err = remote(*arguments)

@@ -85,6 +85,21 @@ def test_nothing_can_be_started_or_written(server, path):
     assert server.get("api/status").status == 200  # and it was not shut down
 
 
+def test_settings_of_jupyter_server_hold_but_none_brings_files_or_code_back(tmp_path):
+    config = tmp_path / "town" / "server" / "config"
+    config.mkdir(parents=True)
+    (config / "jupyter_server_config.py").write_text(
+        "c.HistorymapApi.submissions_per_minute = 1\n"
+        "c.ServerApp.jpserver_extensions = {'jupyter_server_terminals': True, 'jupyterlab': True}\n"
+        "from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager\n"
+        "c.ServerApp.contents_manager_class = AsyncLargeFileManager\n"
+    )
+    with offered(tmp_path / "town") as (_, server):
+        assert [server.ask("POST", f"{API}verify?force=true").status for _ in range(2)] == [202, 429]
+        for path in ("files/case.yaml", "api/terminals", "lab", "api/contents"):
+            assert server.get(path).status == 404
+
+
 def test_the_first_page_leads_to_the_interface(server):
     answer = server.get("")
     assert answer.status == 302

@@ -20,8 +20,6 @@ from historymap_lib import (
     cli_jobs,
     cli_photo,
     cli_remote,
-    evaluation,
-    sample,
     steps,
 )
 from historymap_lib.errors import sentence_of
@@ -255,6 +253,8 @@ def _given(options: argparse.Namespace, step: Step) -> dict[str, Any]:
 
 
 def _sample(options: argparse.Namespace) -> None:
+    from historymap_lib import sample  # noqa: PLC0415 - matplotlib and scipy take their time
+
     made = sample.make_sample(options.folder, seed=options.seed)
     for what in ("photo", "footprints", "truth", "preview"):
         print(f"{what:<12}{getattr(made, what)}")
@@ -308,6 +308,8 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from historymap_lib import evaluation  # noqa: PLC0415 - scikit-learn takes its time
+
     project = load(options.config)
     verdicts = options.verdicts or project.paths.verified
     measured = evaluation.evaluate(verdicts, options.truth)

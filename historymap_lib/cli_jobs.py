@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from historymap_lib import cli_screen
 from historymap_lib.errors import JobsError
 from historymap_lib.jobs import Jobs, logs
 from historymap_lib.project import load
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
 
 ERROR_WIDTH = 100
-CLEAR = "\r\x1b[K"
-"""Back to the beginning of the line, and wipe it."""
 
 
 def submit(options: argparse.Namespace, step: str, parameters: dict[str, Any]) -> None:
@@ -117,18 +115,8 @@ def follow(job: Job) -> bool:
 
     Returns whether it was followed to its end, and not left by Ctrl-C.
     """
-    terminal, shown = sys.stdout.isatty(), False
     try:
-        for update in job.follow():
-            if shown:
-                print(CLEAR, end="")
-            print(update.text, end="")
-            shown = terminal and bool(update.live)
-            if shown:
-                print(update.live[: shutil.get_terminal_size().columns - 1], end="")
-            sys.stdout.flush()
-        live = update.live if not shown else ""
-        print(f"{live}\n" if update.live else "", end="", flush=True)
+        cli_screen.show((update.text, update.live) for update in job.follow())
     except KeyboardInterrupt:
         print(f"\njob {job.id} goes on; historymap jobs log {job.id} -f follows it, jobs cancel {job.id} ends it")
         return False

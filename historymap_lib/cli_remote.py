@@ -6,16 +6,19 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from historymap_lib.annotation_files import read_file
+from historymap_lib.cli_screen import show
 from historymap_lib.client import ENDED, Client
 from historymap_lib.errors import AnnotationsError, ServerError
+from historymap_lib.status import Item, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 TOKENS = ("HISTORYMAP_TOKEN", "JUPYTER_TOKEN")
 """Variables that may hold the token; on the command line everybody on the machine would see it."""
@@ -25,20 +28,17 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add all that can be asked of a server to a parser."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add(commands, "health", "whether the server lives", lambda client, _: client.health())
-    _add(
-        commands,
-        "status",
-        "what there is, how good and how old, and what comes next",
-        lambda client, _: client.status(),
-    )
+    status = _add(commands, "status", "what there is, how good and how old, and what comes next", _status)
+    status.add_argument("--json", action="store_true", help="print it as JSON, for programs")
     _add_steps(commands)
     _add_annotations(commands)
     _add_jobs(commands)
     one = _add(commands, "verdicts", "verdicts as GeoJSON", _verdicts)
-    one.add_argument("--bbox", metavar="W,S,E,N", help="only buildings that touch it, in degrees")
+    box = ("WEST", "SOUTH", "EAST", "NORTH")
+    one.add_argument("--bbox", type=float, nargs=4, metavar=box, help="only buildings that touch it, in degrees")
     one.add_argument("--verdict", help="existed, not_existed, unsure or no_coverage")
-    one.add_argument("--limit", type=int, default=1000, help="at most so many (default: %(default)s)")
-    one.add_argument("--offset", type=int, default=0, help="how many to leave out at first")
+    one.add_argument("--limit", type=int, help="at most so many, a page; `next` is the offset of the page that follows")
+    one.add_argument("--offset", type=int, default=0, help="how many to leave out at first, with --limit")
 
 
 def _add(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
@@ -56,7 +56,7 @@ def _add_steps(commands: Any) -> None:
         commands, "generate-training", "queue: cut training tiles",
         lambda client, given: _queued(client, client.generate_training(given.tiles, **options(given)), given),
     )  # fmt: skip
-    generate.add_argument("--tiles", type=int, default=50, help="how many (default: %(default)s)")
+    generate.add_argument("--tiles", type=int, help="how many (default: tiles.count of the settings)")
     train = _add(
         commands, "train", "queue: train the model",
         lambda client, given: _queued(
@@ -105,9 +105,12 @@ def _add_jobs(commands: Any) -> None:
         ("job", "all that is known of a job", lambda client, given: client.job(given.job)),
         ("log", "what a job has printed", _log),
         ("cancel", "take a job out of the queue, or end it", lambda client, given: client.cancel(given.job)),
-        ("retry", "queue a job again", lambda client, given: client.retry(given.job)),
+        ("retry", "queue a job again", lambda client, given: _queued(client, client.retry(given.job), given)),
     ):
-        _add(commands, name, text, run).add_argument("job", type=int, metavar="JOB", help="its number")
+        one = _add(commands, name, text, run)
+        one.add_argument("job", type=int, metavar="JOB", help="its number")
+        if name == "retry":
+            one.add_argument("--wait", action="store_true", help="show what it prints until it ends")
     logs = _add(commands, "logs", "what jobs print, as it comes", _logs)
     logs.add_argument("--job", type=int, help="only this one, from its beginning until it ends")
     logs.add_argument("--seconds", type=float, help="for so long")
@@ -134,11 +137,11 @@ def ask(options: argparse.Namespace) -> int | None:
 
 def _queued(client: Client, answer: dict[str, Any], options: argparse.Namespace) -> None:
     queued = answer.get("jobs") or [answer]
-    if "saved" in answer:
+    if answer.get("saved") or answer.get("known"):
         print(f"{answer['saved']} annotations saved, {answer['known']} known already")
     for job in queued:
         how = f"historymap --server {client.url} logs --job {job['job_id']}"
-        print(f"job {job['job_id']}: {job['name']} is queued; {how} shows what it does", flush=True)
+        print(f"job {job['job_id']}: {job['message'].split(';')[0]}; {how} shows what it does", flush=True)
     for job in queued if options.wait else ():
         _follow(client, job["job_id"])
 
@@ -150,15 +153,17 @@ def _follow(client: Client, number: int) -> None:
         ServerError: it has not completed.
 
     """
-    live, ended = "", None
-    for message in client.follow_logs(number):
-        if message["type"] == "log":
-            print(message["text"], end="", flush=True)
-            live = message["live"]
-        elif message["type"] == "job_status" and message["status"] in ENDED:
-            ended = message
-    print(f"{live}\n" if live else "", end="", flush=True)
-    if ended is not None and ended["status"] != "completed":
+    messages, ended = client.follow_logs(number), dict[str, Any]()
+
+    def updates() -> Iterator[tuple[str, str]]:
+        for message in messages:
+            if message["type"] == "log":
+                yield message["text"], message["live"]
+            elif message["type"] == "job_status" and message["status"] in ENDED:
+                ended.update(message)
+
+    show(updates())
+    if ended and ended["status"] != "completed":
         raise ServerError(f"job {number} ({ended['name']}) {ended['status']}: {ended['error']}")
 
 
@@ -166,7 +171,7 @@ def _logs(client: Client, options: argparse.Namespace) -> None:
     if options.job is not None and options.seconds is None:
         _follow(client, options.job)
         return
-    live: dict[int, str] = {}
+    live, states = dict[int, str](), dict[int, str]()
     for message in client.follow_logs(options.job, seconds=options.seconds):
         lines: list[str] = []
         if message["type"] == "log":
@@ -175,7 +180,9 @@ def _logs(client: Client, options: argparse.Namespace) -> None:
             lines = [line for line in [live.pop(message["job_id"], "")] if line]
         for line in lines:
             print(line if options.job is not None else f"{message['job_id']}: {line}")
-        if message["type"] == "job_status" and options.job is None:
+        is_news = message["type"] == "job_status" and states.get(message["job_id"]) != message["status"]
+        if is_news and options.job is None:
+            states[message["job_id"]] = message["status"]
             error = f": {message['error']}" if message["error"] else ""
             print(f"job {message['job_id']} ({message['name']}) is {message['status']}{error}")
         sys.stdout.flush()
@@ -199,16 +206,26 @@ def _list(client: Client, options: argparse.Namespace) -> dict[str, Any] | None:
     return None
 
 
-def _verdicts(client: Client, options: argparse.Namespace) -> dict[str, Any]:
-    area = None
-    if options.bbox is not None:
-        try:
-            west, south, east, north = map(float, options.bbox.split(","))
-        except ValueError:
-            said = f"--bbox is {options.bbox!r}; give west,south,east,north in degrees, such as 10.38,63.42,10.44,63.44"
-            raise ServerError(said) from None
-        area = west, south, east, north
-    return client.verdicts(area, options.verdict, options.limit, options.offset)
+def _verdicts(client: Client, options: argparse.Namespace) -> dict[str, Any] | None:
+    area = None if options.bbox is None else tuple(options.bbox)
+    if options.limit is not None:
+        return client.verdicts(area, options.verdict, options.limit, options.offset)
+    begin = '{"type": "FeatureCollection", "features": [\n'
+    for feature in client.every_verdict(area, options.verdict):
+        print(begin + json.dumps(feature, ensure_ascii=False), end="")
+        begin = ",\n"
+    print("\n]}" if begin.startswith(",") else f"{begin}]}}")
+    return None
+
+
+def _status(client: Client, options: argparse.Namespace) -> dict[str, Any] | None:
+    told = client.status()
+    if options.json:
+        return told
+    named = {field.name: told[field.name] for field in fields(Status) if field.name in told}
+    items = [Item(**item) for item in told["items"]]
+    print(Status(**named | {"items": items, "current": told["current_job"]}).table())
+    return None
 
 
 def _entries(path: Path | None) -> list[dict[str, Any]]:

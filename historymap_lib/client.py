@@ -12,6 +12,7 @@ it.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +27,7 @@ from historymap_lib.errors import ServerError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+LOG = logging.getLogger(__name__)
 ROOT = "historymap/api"
 CONNECT, ANSWER = 10.0, 120.0
 """Seconds to wait for a connection, and for an answer."""
@@ -37,6 +39,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds before connecting again; each pause is twice as long as the one before."""
 PATIENCE = 300.0
 """Seconds for which a server may be gone while its logs are followed."""
+PAGE = 5000
+"""Verdicts that are asked for at once where all are wanted."""
 ENDED = ("cancelled", "completed", "failed", "crashed")
 OVER, GONE = 1000, 1011
 SAID = 300
@@ -95,7 +99,7 @@ class Client:
         """Return where the case stands."""
         return self._ask("GET", "status")
 
-    def generate_training(self, tiles: int = 50, **options: Any) -> dict[str, Any]:
+    def generate_training(self, tiles: int | None = None, **options: Any) -> dict[str, Any]:
         """Queue generate-training; as with all that queue, `if_busy="reject"` and `force=True` are options."""
         return self._ask("POST", "generate-training", {"tiles": tiles, **options})
 
@@ -181,8 +185,18 @@ class Client:
             offset: how many to leave out at first.
 
         """
-        area = None if bbox is None else ",".join(f"{edge:.9f}" for edge in bbox)
+        area = None if bbox is None else ",".join(f"{edge:.9f}".rstrip("0").rstrip(".") for edge in bbox)
         return self._ask("GET", "verdicts", {"bbox": area, "verdict": verdict, "limit": limit, "offset": offset})
+
+    def every_verdict(
+        self, bbox: tuple[float, float, float, float] | None = None, verdict: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield all verdicts as features of GeoJSON, asking for one page after the other."""
+        offset: int | None = 0
+        while offset is not None:
+            page = self.verdicts(bbox, verdict, limit=PAGE, offset=offset)
+            yield from page["features"]
+            offset = page["next"]
 
     def follow_logs(
         self, job: int | None = None, offset: int = 0, seconds: float | None = None
@@ -213,7 +227,9 @@ class Client:
             except (OSError, websocket.WebSocketException) as error:
                 if isinstance(error, websocket.WebSocketBadStatusException):
                     self._refuse(error)
-                gone_since = time.monotonic() if place.connected else min(gone_since, time.monotonic())
+                if place.connected or gone_since == math.inf:
+                    gone_since = time.monotonic()
+                    LOG.warning("%s: %s; trying again", self.url, error)
                 if time.monotonic() - gone_since > PATIENCE:
                     raise ServerError(f"{self.url}: {error}; see whether the server runs, then follow again") from error
             if not place.over:
@@ -290,7 +306,7 @@ class Client:
         return content
 
     def _refused(self, status: int, content: Any, wait: str | None = None) -> ServerError:
-        if status in (401, 403):
+        if status in (401, 403) and not isinstance(content, dict):
             return RefusedError(f"{self.url}: you are not logged in; give the token of the server", status)
         if not isinstance(content, dict) or not isinstance(content.get("message"), str):
             said = f"{self.url}: answers with {status}, and not as historymap does; see whether it is the right server"

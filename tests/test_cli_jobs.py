@@ -174,7 +174,7 @@ def test_a_job_is_tried_again(run, town):
 
 @pytest.mark.parametrize("command", ["show", "log", "cancel", "retry"])
 def test_an_unknown_job_is_one_sentence_and_2(run, command):
-    told = "historymap: there is no job 99999; historymap jobs list shows those there are\n"
+    told = "historymap: there is no job 99999; the list of jobs shows those there are\n"
     assert run("jobs", command, 99999) == (2, "", told)
 
 

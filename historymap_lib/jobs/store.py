@@ -198,7 +198,7 @@ class Store:
         """
         found = self.find("id = ?", number) if number <= LARGEST else []
         if not found:
-            raise UnknownJobError(f"there is no job {number}; historymap jobs list shows those there are")
+            raise UnknownJobError(f"there is no job {number}; the list of jobs shows those there are")
         return found[0]
 
     def of(self, *states: str, order: str = "id", limit: int = -1) -> list[Record]:

@@ -259,16 +259,17 @@ def _submit(request: Request, step: str, project: Project | None = None) -> mess
 
 def _queued(submit: Callable[[], list[Job]]) -> list[messages.Submitted]:
     """Queue jobs, and tell what became of them; those for which no worker starts are queued all the same."""
-    said = "{0.name} is queued; historymap/api/jobs/{0.id}/log shows what it does"
+    said = None
     try:
         queued = submit()
     except NotStartedError as error:
-        queued, said = error.jobs, str(error).replace("{", "{{").replace("}", "}}")
-    records = [job.record for job in queued]
-    return [
-        messages.Submitted(job_id=record.id, name=record.name, status=_state(record), message=said.format(record))
-        for record in records
-    ]
+        queued, said = error.jobs, str(error)
+    return [_submitted(job.record, said) for job in queued]
+
+
+def _submitted(record: Record, said: str | None) -> messages.Submitted:
+    said = said or f"{record.name} is queued; historymap/api/jobs/{record.id}/log shows what it does"
+    return messages.Submitted(job_id=record.id, name=record.name, status=_state(record), message=said)
 
 
 def _count(item: Item, name: str) -> int:

@@ -35,6 +35,7 @@ RESOURCE = "historymap"
 """What an authorizer of Jupyter Server is asked about."""
 JUPYTERS = ("token", "_xsrf", "no_track_activity")
 """Parameters of an address that are Jupyter's own."""
+LOGIN = "you are not logged in; give the token of the server"
 THREADS = 8
 SHOWN = 60
 """Characters of a wrong value that are told."""
@@ -49,12 +50,21 @@ class Handler(APIHandler):
     def initialize(self, api: HistorymapApi) -> None:
         """Take what the configuration says."""
         self.api = api
+        self._refused: HTTPError | None = None
 
     async def prepare(self) -> None:  # type: ignore[override]
-        """Refuse those without a login before anything else is looked at."""
-        await super().prepare()
+        """Refuse those without a login before anything else is looked at, and say what is missing."""
+        try:
+            await super().prepare()
+        except HTTPError as error:
+            if error.status_code != HTTPStatus.FORBIDDEN or self.current_user is not None:
+                raise
+            name = self.request.host[:SHOWN]
+            named = f"this server is not known as {name}; its owner may set ServerApp.local_hostnames, "
+            named += "or ServerApp.allow_remote_access"
+            raise HTTPError(HTTPStatus.FORBIDDEN, "%s", LOGIN if self.check_host() else named) from error
         if self.current_user is None and self.request.method != "OPTIONS":
-            raise HTTPError(HTTPStatus.FORBIDDEN)
+            raise HTTPError(HTTPStatus.FORBIDDEN, LOGIN)
 
     def check_origin(self, origin_to_satisfy_tornado: str = "") -> bool:
         """Refuse pages of other servers, unless the owner allows them (`ServerApp.allow_origin`)."""
@@ -72,6 +82,8 @@ class Handler(APIHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with a sentence."""
         error = (kwargs.get("exc_info") or (None, None))[1]
+        if status_code == HTTPStatus.FORBIDDEN and isinstance(error, HTTPError) and not error.log_message:
+            error = self._refused or HTTPError(status_code, LOGIN)  # Tornado says nothing
         said = error.log_message % error.args if isinstance(error, HTTPError) and error.log_message else None
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self.methods()))
@@ -99,7 +111,6 @@ class CallHandler(Handler):
         super().initialize(api)
         self._calls = calls
         self._body, self._size = bytearray(), 0
-        self._refused: HTTPError | None = None
 
     async def prepare(self) -> None:  # type: ignore[override]
         """Look who asks, before the body comes.
@@ -151,6 +162,8 @@ class CallHandler(Handler):
         except (HistorymapError, OSError) as error:
             self.refuse(as_refusal(error))
             return
+        if call.method == "POST":
+            self.log.info("historymap: %s, asked by %s", call.path.format(job=job), self.who)
         self.set_status(call.status)
         self.set_header("Content-Type", call.media_type)
         self.write(piece)
@@ -191,8 +204,15 @@ class CallHandler(Handler):
                 number = Job.model_validate({"job": job}).job
             except ValidationError:
                 raise RequestError(HTTPStatus.NOT_FOUND, f"there is no job {job[:SHOWN]}; give its number") from None
-        who = f"{self.current_user.display_name or self.current_user.username} at {self.request.remote_ip}"
-        return Request(self.api, who, query, content, number)
+        return Request(self.api, self.who, query, content, number)
+
+    @property
+    def who(self) -> str:
+        """Who asks; Jupyter Server makes up another name with each request that brings the token."""
+        name = self.current_user.display_name or self.current_user.username
+        if self.token_authenticated and name.startswith("Anonymous "):
+            name = "somebody with the token"
+        return f"{name} at {self.request.remote_ip}"
 
 
 class DocumentHandler(Handler):

@@ -237,8 +237,13 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
 
     @property
     def ping_timeout(self) -> float:
-        """Never: a listener that sleeps is no dead one, and TCP finds out about those."""
-        return math.inf
+        """Never, as Tornado says it: a listener that sleeps is no dead one, and TCP finds out about those."""
+        return 0
+
+    def send_ping(self) -> None:
+        """Keep the line open, whether or not the ping before was answered."""
+        self.last_pong = math.inf
+        super().send_ping()
 
     @ws_authenticated
     @authorized
@@ -246,6 +251,10 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
         """Take a listener, or say what is wrong with what it asks for."""
         if not self.check_origin():
             raise HTTPError(HTTPStatus.FORBIDDEN, "a page of another server may not ask this one")
+        if self.request.headers.get("Upgrade", "").lower() != "websocket":
+            self.set_header("Upgrade", "websocket")
+            self._refuse(RequestError(HTTPStatus.UPGRADE_REQUIRED, "logs come by WebSocket; jobs/ID/log gives pages"))
+            return
         try:
             self._query = checked(lambda: LogsQuery.model_validate(query_of(self)), "the address")
             if self._query.job is not None:

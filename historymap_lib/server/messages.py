@@ -69,7 +69,10 @@ class Submission(Query):
 class Generating(Submission):
     """The parameters of generate-training."""
 
-    tiles: Number = Field(default=50, description="how many tiles, the most useful first")
+    tiles: Number | None = Field(
+        default=None,
+        description="how many tiles, the most useful first (default: tiles.count of the settings, 50 unless set)",
+    )
 
 
 class TrainingQuery(Submission):
@@ -168,6 +171,8 @@ OsmType = Annotated[
 
 class AnnotationSent(Annotation):
     """A judgement of one building by a person; `existed` is null for *unsure*."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     osm_id: Annotated[int, Field(gt=0, lt=2**63), BeforeValidator(_integer)]
     osm_type: OsmType = "way"

@@ -13,7 +13,7 @@ from jupyter_server.serverapp import ServerApp
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 from traitlets import default
 
-from historymap_lib.project import CONFIG, load
+from historymap_lib.project import CONFIG, SAMPLE, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,10 @@ class NoContents(AsyncLargeFileManager):
         """Return no addresses."""
         return []
 
+    def info_string(self) -> str:
+        """Return what is said at the start in place of "Serving notebooks"."""
+        return f"historymap offers {os.environ.get(CONFIG, SAMPLE)}"
+
 
 class Service(ServerApp):
     """Jupyter Server without all that runs code or shows files.
@@ -40,6 +44,7 @@ class Service(ServerApp):
     name = "historymap"
     description = "The HTTP interface of historymap."
     default_services = ("api", "auth", "security")  # type: ignore[assignment]
+    port_retries_default_value = 0  # whoever asks at this port must not meet another server
 
     @default("config_file_name")
     def _shared_settings(self) -> str:

@@ -90,7 +90,7 @@ def test_eight_processes_submit_400_jobs_and_each_runs_once_and_alone(tmp_path):
         notes = tmp_path / "notes.txt"
         numbers = submit_at_once(case, EACH, quick(NOTE, notes))
         assert len(numbers) == len(set(numbers)) == PROCESSES * EACH
-        until(lambda: not jobs.store.find("state NOT IN ('completed')", limit=1), seconds=120)
+        until(lambda: not jobs.store.find("state NOT IN ('completed')", limit=1), seconds=600)
         assert {record.id for record in jobs.recent(1000)} == set(numbers)
         process.kill()
         process.wait()
@@ -223,7 +223,7 @@ def test_something_else_in_its_place_is_one_sentence(town, where):
 
 
 def test_an_unknown_number_is_told(town):
-    with pytest.raises(JobsError, match="there is no job 7; historymap jobs list shows those there are"):
+    with pytest.raises(JobsError, match="there is no job 7; the list of jobs shows those there are"):
         Jobs(town).get(7)
 
 

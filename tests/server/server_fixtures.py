@@ -54,6 +54,11 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}{self.base}".rstrip("/")
 
+    def connections(self) -> int:
+        """Return how many lines are open to the server."""
+        found = psutil.Process(self.pid).net_connections("tcp")
+        return sum(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == self.port for one in found)
+
     def get(self, path: str, *, token: str | None = TOKEN, **headers: str) -> Answer:
         """Ask for a path below the base; nothing is followed, and `..` stays as it is."""
         return self.ask("GET", path, token=token, headers=headers)

@@ -96,8 +96,7 @@ def refused(answer, status, text, field=None):
 def test_without_login_every_call_is_forbidden(server, case, call, token):
     before = [record.id for record in Jobs(case).recent(100)], AnnotationStore.of(case).events()
     answer = server.ask(call.method, path_of(call), TAKES.get(call.name), token=token)
-    assert answer.status == 403
-    assert Problem.model_validate(answer.json).message
+    refused(answer, 403, "give the token of the server")
     assert ([record.id for record in Jobs(case).recent(100)], AnnotationStore.of(case).events()) == before
 
 
@@ -138,6 +137,21 @@ def test_a_page_of_another_server_is_refused_what_the_browser_of_a_person_may(se
     )  # fmt: skip
     assert answer.status_code == 403
     assert not answer.headers.get("Access-Control-Allow-Origin")
+
+
+def test_whoever_calls_the_server_by_another_name_is_told_what_allows_it(server):
+    answer = server.get(f"{API}health", Host="maps.example.org")
+    refused(answer, 403, "not known as maps.example.org; its owner may set ServerApp.local_hostnames")
+
+
+def test_logs_without_a_websocket_are_told_where_pages_are(server):
+    refused(server.get(f"{API}logs"), 426, "jobs/ID/log gives pages")
+
+
+def test_what_is_asked_for_is_in_the_log_of_the_server(server, busy):
+    server.ask("POST", f"{API}verify?force=true&token={TOKEN}", token=None)
+    said = server.log.read_text()
+    assert "historymap: verify, asked by somebody with the token at 127.0.0.1" in said
 
 
 def test_a_method_that_is_not_taken_is_told_which_are(server):
@@ -188,7 +202,7 @@ def test_the_current_job_is_told(server, busy):
 @pytest.mark.parametrize(
     ("path", "parameters"),
     [
-        ("generate-training", {"tiles": 50}),
+        ("generate-training", {}),
         ("generate-training?tiles=3", {"tiles": 3}),
         ("generate-training?tiles=3&force=true", {"tiles": 3, "force": True}),
         ("train", {}),
@@ -201,7 +215,7 @@ def test_what_is_queued_is_what_was_asked_for(server, case, busy, path, paramete
     assert (record.name, record.parameters, record.state) == (path.partition("?")[0], parameters, "pending")
     assert (told["name"], told["status"]) == (record.name, "pending")
     assert f"jobs/{record.id}/log" in told["message"]
-    assert "127.0.0.1" in record.submitted_by
+    assert record.submitted_by == "somebody with the token at 127.0.0.1"
 
 
 def test_a_step_runs_and_its_log_is_read_in_pages(server, case):
@@ -422,6 +436,7 @@ def test_what_is_wrong_in_an_address_is_named(server, method, path, text, field)
             "beyond the years",
             "annotations.0.created_at",
         ),
+        ({"annotations": [{"osm_id": 1, "existed": True, "note": "x"}]}, "openapi.json", "annotations.0.note"),
         (
             {"annotations": [{"osm_id": 1, "existed": True, "osm_type": "star"}]},
             "should be 'node'",

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
-from api_fixtures import MANY, bring_back, held, offered
-from job_fixtures import PATIENCE, end_all, quick, said, until
-from server_fixtures import TOKEN, free_port
+from api_fixtures import MANY, bring_back, held, judged_town, offered
+from job_fixtures import PATIENCE, end_all, quick, read_terminal, said, until
+from server_fixtures import TOKEN, free_port, serve
 
-from historymap_lib import cli
+from historymap_lib import cli, client
 from historymap_lib.annotation_store import AnnotationStore
 from historymap_lib.jobs import Jobs
+from historymap_lib.status import read_status
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +52,11 @@ def remote(town, capsys, monkeypatch):
     return ask
 
 
-def test_health_and_status_are_json(remote, case):
+def test_health_and_status_are_told(remote, case):
     code, out, _ = remote("health")
     assert (code, json.loads(out)["status"]) == (0, "ok")
-    assert json.loads(remote("status")[1])["training_tiles"] == 2
+    assert json.loads(remote("status", "--json")[1])["training_tiles"] == 2
+    assert remote("status")[1].splitlines()[:3] == read_status(case).table().splitlines()[:3]
 
 
 def test_the_server_may_be_named_either_way(town, remote, capsys):
@@ -99,9 +103,9 @@ def test_jobs_are_listed_shown_cancelled_and_run_again(remote, case, tmp_path):
         assert json.loads(remote("jobs", "--count", 1, "--json")[1])["jobs"][0]["id"] == 2
         assert json.loads(remote("cancel", 2)[1])["state"] == "cancelled"
         assert "cancelled by" in remote("jobs")[1]
-        assert json.loads(remote("retry", 2)[1])["job_id"] == 3
+        assert remote("retry", 2)[1].startswith("job 3: verify is queued; historymap --server ")
         assert json.loads(remote("job", running.id)[1])["name"] == "held"
-    assert remote("job", 77)[2].endswith("there is no job 77; historymap jobs list shows those there are\n")
+    assert remote("job", 77)[2].endswith("there is no job 77; the list of jobs shows those there are\n")
     assert remote("log", running.id)[1] == running.log()
 
 
@@ -128,9 +132,21 @@ def test_a_file_with_a_wrong_row_is_not_sent(remote, case, tmp_path):
     assert AnnotationStore.of(case).events() == []
 
 
+def test_verdicts_come_whole_or_in_a_page(remote, case, monkeypatch):
+    monkeypatch.setattr(client, "PAGE", 7)
+    whole = json.loads(remote("verdicts")[1])
+    expected = json.loads(case.paths.verified.read_text())["features"]
+    assert [f["properties"]["building_id"] for f in whole["features"]] == [
+        f["properties"]["building_id"] for f in expected
+    ]
+    page = json.loads(remote("verdicts", "--limit", 4, "--offset", 8)[1])
+    assert (page["features"], page["next"]) == (whole["features"][8:12], 12)
+
+
 def test_verdicts_of_an_area(remote, case):
-    assert json.loads(remote("verdicts", "--bbox=-1.5,-1,0,1", "--verdict", "existed")[1])["features"] == []
-    assert "give west,south,east,north" in remote("verdicts", "--bbox", "1,2")[2]
+    box = ("--bbox", "-1.5", "-1", "0", "1")
+    assert json.loads(remote("verdicts", *box, "--verdict", "existed")[1])["features"] == []
+    assert "expected 4 arguments" in remote("verdicts", "--bbox", "1", "2")[2]
     assert "should be" in remote("verdicts", "--verdict", "gone")[2]
 
 
@@ -151,6 +167,48 @@ def test_the_last_word_is_heard_also_where_no_line_ends(remote, case):
     said(Jobs(case).submit_command("ticks", quick(code)), "tick 1")
     out = remote("logs", "--seconds", 5)[1]
     assert "1: last word\njob 1 (ticks) is completed" in out
+    assert out.count("job 1 (ticks) is running") <= 1
+
+
+BAR = """
+import os, sys, time
+n = 0
+while not os.path.exists(sys.argv[1]):
+    print(f"\\r{n} so far", end="", flush=True)
+    n += 1
+    time.sleep(0.3)
+print("\\rdone")
+"""
+
+
+def test_on_a_terminal_the_line_that_is_written_moves(town, case, tmp_path):
+    job = Jobs(case).submit_command("bar", [*quick(BAR), str(tmp_path / "stop")])
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "historymap_lib.cli", "--server", town[1].url, "logs", "--job", str(job.id)]
+    with subprocess.Popen(words, stdout=theirs, env=os.environ | {"HISTORYMAP_TOKEN": TOKEN}) as looking:
+        os.close(theirs)
+        seen = b""
+        while b"so far\r\x1b[K" not in seen:
+            seen += os.read(ours, 65536)
+        (tmp_path / "stop").touch()
+        seen += read_terminal(ours)
+    assert looking.returncode == 0
+    assert seen.endswith(b"\x1b[Kdone\r\n")
+
+
+def test_where_the_server_goes_it_says_so_and_goes_on_when_it_comes_back(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HISTORYMAP_TOKEN", TOKEN)
+    with judged_town(tmp_path / "town") as case, held(case, tmp_path / "go") as job:
+        with serve(case.file) as server:
+            looking = threading.Thread(target=cli.main, args=[["--server", server.url, "logs", "--job", str(job.id)]])
+            looking.start()
+            until(server.connections)
+        until(lambda: "trying again" in caplog.text)
+        with serve(case.file, port=server.port):
+            (tmp_path / "go").touch()
+            looking.join(PATIENCE)
+    assert not looking.is_alive()
+    assert caplog.text.count("trying again") == 1
 
 
 @pytest.mark.parametrize("arguments", [["nothing"], [], ["job", "x"], ["train", "--epochs", "many"]])

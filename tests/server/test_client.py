@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import json
 import socket
 import socketserver
 import threading
@@ -368,5 +367,7 @@ def test_whoever_stops_following_closes_the_line(client, town, jobs):
     jobs.submit_command("quick", TRUE).wait(PATIENCE)
     follower = client.follow_logs()
     assert next(follower)["type"] == "connected"
+    assert town[1].connections() > 0
+    client.close()  # what calls have left open
     follower.close()
-    until(lambda: json.loads(town[1].get("api/status").body)["connections"] == 0)
+    until(lambda: town[1].connections() == 0)

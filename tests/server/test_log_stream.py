@@ -244,6 +244,17 @@ def test_many_listeners_hear_every_line_once_and_sleepers_when_they_wake(server,
     assert [number for number in range(count) if texts.get(number) != whole] == []
 
 
+def test_a_sleeper_that_answers_no_ping_is_not_given_up(tmp_path, capfd):
+    often = "--ServerApp.tornado_settings={'ws_ping_interval': 100}"
+    with town_of(tmp_path / "town", idle=60.0) as case, serve(case.file, often) as server:
+        job = Jobs(case).submit_command("ticks", [*quick(TICK), str(tmp_path / "stop")])
+        with listening(server, f"?job={job.id}") as connection:
+            time.sleep(3)
+            (tmp_path / "stop").touch()
+            assert text_of(heard(connection)) == job.log_path.read_text()
+        assert "ping" not in server.log.read_text()
+
+
 def test_a_listener_that_goes_leaves_nothing_behind(server, jobs, tmp_path):
     job = jobs.submit_command("ticks", [*quick(TICK), str(tmp_path / "stop")])
     said(job, "tick")

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from api_fixtures import API, judged_town, logged_in, offered
 from job_fixtures import PATIENCE
-from server_fixtures import TOKEN, free_port, jupyter
+from server_fixtures import TOKEN, Server, free_port, jupyter
 
 from historymap_lib import cli
 from historymap_lib.client import Client
@@ -149,6 +149,13 @@ def test_the_command_becomes_the_server_and_ends_when_asked(tmp_path):
     assert "Traceback" not in said
 
 
+def test_where_another_server_has_the_port_it_does_not_take_the_next(town, tmp_path):
+    words = [*HISTORYMAP, "serve", "--config", str(town[0].file), "--", "--port", str(town[1].port)]
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert f"The port {town[1].port} is already in use" in done.stderr
+
+
 def test_settings_that_are_wrong_are_told_before_anything_starts(tmp_path, capsys):
     assert cli.main(["serve", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "there is no such settings file" in capsys.readouterr().err
@@ -205,6 +212,8 @@ def test_what_the_documentation_starts_is_started_and_found_healthy(tmp_path, co
         words[at] = str(case.file)
         with started([*HISTORYMAP, *words[1:-1], str(port), "--allow-root"], tmp_path):
             healthy(port)
+            of_a_proxy = Server(port, "/", tmp_path).get(f"{API}health", Host="maps.example.org")
+            assert of_a_proxy.status == 200
             check = [word.replace("8888", str(port)) for word in container()["healthcheck"]["test"]]
             assert check[:2] == ["CMD", "historymap"]
             done = subprocess.run([*HISTORYMAP, *check[2:]], env=ENVIRONMENT, capture_output=True, check=False)

@@ -149,7 +149,7 @@ def test_what_runs_is_ended_and_can_be_run_again(panel, jobs, held, tmp_path):
 
 def test_an_unknown_job_is_one_sentence(panel):
     press(panel, "cancel", job="99999")
-    assert said(panel) == "there is no job 99999; historymap jobs list shows those there are"
+    assert said(panel) == "there is no job 99999; the list of jobs shows those there are"
     press(panel, "show", job="99999")
     assert "there is no job 99999" in said(panel)
 

@@ -31,8 +31,17 @@ run: $(VENV)/.run
 	@echo
 	$(BIN)/historymap workbench --config $(CONFIG)
 
+# Two files of tests at once, since most wait for other processes. Those with a browser come apart from those with a
+# server: Playwright keeps a loop of asyncio running in its process. With PYTEST_ARGS, only what these name.
+PYTEST := $(BIN)/python -m pytest
+PAIRED := --numprocesses 2 --dist loadfile
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+ifdef PYTEST_ARGS
+	$(PYTEST) $(PYTEST_ARGS)
+else
+	$(PYTEST) $(PAIRED) --ignore tests/browser
+	$(PYTEST) $(PAIRED) tests/browser
+endif
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

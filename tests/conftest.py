@@ -11,6 +11,9 @@ import pytest
 import yaml
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two that compute at once are in each other's way
+
 os.environ["HISTORYMAP_CACHE"] = tempfile.mkdtemp(prefix="historymap-cache-")
 
 settings.register_profile("shared", deadline=None)  # other work on the machine says nothing about the code

@@ -83,14 +83,13 @@ class HistorymapApi(LoggingConfigurable):
 
         """
         if not self.config_file and os.environ.get(CONFIG):
-            return load(os.environ[CONFIG])
-        try:
-            return load(Path(self.root_dir) / (self.config_file or SAMPLE))
-        except SettingsError as error:
-            if self.config_file:
-                raise
-            said = f"{error}; for this server by {CONFIG} in its environment, or by HistorymapApi.config_file"
-            raise SettingsError(said) from error
+            file = Path(os.environ[CONFIG])
+        else:
+            file = Path(self.root_dir) / (self.config_file or SAMPLE)
+        if not file.exists():
+            said = f"{file}: there is no such settings file; name one by {CONFIG} in the environment of the server, or by "
+            raise SettingsError(f"{said}HistorymapApi.config_file")
+        return load(file)
 
     def wake(self, jobs: Jobs) -> None:
         """Have a worker look after the jobs of a case, if none does; nobody waits for it."""

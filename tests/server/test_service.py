@@ -185,6 +185,8 @@ def test_without_a_case_it_says_how_to_name_one(tmp_path, monkeypatch):
         assert "there is no such settings file" in answer.json["message"]
         assert "HistorymapApi.config_file" in answer.json["message"]
         assert server.get("metrics").status == 200
+    with jupyter(tmp_path / "wrong", **{CONFIG: "nowhere.yaml"}) as server:
+        assert "nowhere.yaml: there is no such settings file" in server.get(f"{API}status").json["message"]
 
 
 # ------------------------------------------------------------------------------------------------- the documentation

@@ -87,8 +87,8 @@ class HistorymapApi(LoggingConfigurable):
         else:
             file = Path(self.root_dir) / (self.config_file or SAMPLE)
         if not file.exists():
-            said = f"{file}: there is no such settings file; name one by {CONFIG} in the environment of the server, or by "
-            raise SettingsError(f"{said}HistorymapApi.config_file")
+            how = f"by {CONFIG} in the environment of the server, or by HistorymapApi.config_file"
+            raise SettingsError(f"{file}: there is no such settings file; name one {how}")
         return load(file)
 
     def wake(self, jobs: Jobs) -> None:

@@ -132,7 +132,7 @@ def photo(case, wms):
     """Return a function that gives the case, with an access."""
 
     def make(url=None, **access):
-        access = {"timeout": 1, "patience": 20, "connections": 3} | access
+        access = {"timeout": 5, "patience": 60, "connections": 3} | access  # MapServer may take its time as well
         return case(source="wms", url=url or wms.url, layer="snapped", bounds=AREA, access=access)
 
     return make

@@ -32,8 +32,8 @@ run: $(VENV)/.run
 	$(BIN)/historymap workbench --config $(CONFIG)
 
 # Two files of tests at once, since most wait for other processes. Those with a browser come apart from those with a
-# server: Playwright keeps a loop of asyncio running in its process. The fuzzing comes alone: its tests share one name,
-# of which xdist would run one. With PYTEST_ARGS, only what these name.
+# server: Playwright keeps a loop of asyncio running in its process, and a browser keeps both cores busy. The fuzzing
+# comes alone: its tests share one name, of which xdist would run one. With PYTEST_ARGS, only what these name.
 PYTEST := $(BIN)/python -m pytest
 PAIRED := --numprocesses 2 --dist loadfile
 FUZZ := tests/server/test_api_fuzz.py
@@ -43,7 +43,7 @@ ifdef PYTEST_ARGS
 else
 	$(PYTEST) $(PAIRED) --ignore tests/browser --ignore $(FUZZ)
 	$(PYTEST) $(FUZZ)
-	$(PYTEST) $(PAIRED) tests/browser
+	$(PYTEST) tests/browser
 endif
 
 lint: $(VENV)/.test

@@ -63,11 +63,11 @@ class Database:
 
     def __init__(self, path: Path, kind: Kind) -> None:
         self.path, self._kind = path, kind
-        self._prepare()
-        if kind.durable:
+        if path.exists():
             self._keep_log()
-            if self._log_size() > LOG:
-                self.checkpoint()
+        self._prepare()
+        if kind.durable and self._log_size() > LOG:
+            self.checkpoint()
 
     @contextmanager
     def opened(self) -> Iterator[sqlite3.Connection]:
@@ -113,11 +113,13 @@ class Database:
         return log.stat().st_size if log.exists() else 0
 
     def _keep_log(self) -> None:
-        """Keep SQLite from changing the file itself whenever it likes: a copy taken meanwhile shall open.
+        """Keep SQLite from changing a durable file itself whenever it likes: a copy taken meanwhile shall open.
 
         The last connection that closes moves the log into the file, in place. One that may only read cannot, so it
-        stays open until the end.
+        is opened before any other closes, and stays open until the end.
         """
+        if not self._kind.durable:
+            return
         try:
             keeper = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
             weakref.finalize(self, keeper.close)
@@ -153,6 +155,7 @@ class Database:
         with self.opened() as db:
             db.execute(f"PRAGMA journal_mode = {'DELETE' if is_remote(self.path) else 'WAL'}")
             db.executescript(f"BEGIN IMMEDIATE; {kind.schema} PRAGMA user_version = {kind.version}; COMMIT;")
+            self._keep_log()
 
     def _told(self, error: sqlite3.Error) -> HistorymapError:
         code, text, kind = getattr(error, "sqlite_errorname", ""), str(error), self._kind

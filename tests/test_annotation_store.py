@@ -272,6 +272,14 @@ def test_two_kernels_at_once_lose_nothing(tmp_path):
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_opening_a_store_changes_nothing_in_the_file_that_somebody_may_be_copying(tmp_path):
+    path = tmp_path / "a.db"
+    writer = subprocess.run([sys.executable, "-c", WRITER, str(path), "1", "20"], check=True, stdout=subprocess.PIPE)
+    before = path.read_bytes()
+    assert len(AnnotationStore(path).events()) == int(writer.stdout.split()[-1]) > 0
+    assert path.read_bytes() == before
+
+
 def test_on_a_drive_of_another_machine_the_journal_is_one_that_works_there_and_people_are_told(tmp_path, monkeypatch):
     disks = [Disk("/", "ext4"), Disk(str(tmp_path.resolve()), "nfs4")]
     monkeypatch.setattr(database.psutil, "disk_partitions", lambda **_: disks)

@@ -152,6 +152,12 @@ class AnnotationStore:
         return store
 
     @property
+    def changed(self) -> datetime:
+        """When something was stored last, as far as the files tell."""
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return datetime.fromtimestamp(max(file.stat().st_mtime for file in files if file.exists()), UTC)
+
+    @property
     def note(self) -> str:
         """What people should know of where the file lies; as a rule nothing."""
         if not is_remote(self.path):

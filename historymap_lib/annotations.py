@@ -39,7 +39,10 @@ class Annotation(BaseModel):
     @classmethod
     def _a_time(cls, value: str) -> str:
         if value:
-            time = datetime.fromisoformat(value)  # whose error says what is wrong
+            try:
+                time = datetime.fromisoformat(value)
+            except ValueError:
+                raise ValueError("should be a time as ISO 8601, such as 2026-05-17T12:00:00Z") from None
             try:
                 time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
             except OverflowError:

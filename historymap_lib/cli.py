@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from historymap_lib.steps import Step
 
 FAILED, USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
+AGAIN = "run it again to go on"
 FIRST_CASE = Path("ml/config_1937.yaml")
 
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if PROGRESS in os.environ and isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # somebody follows the log of this job
-    return guarded(lambda: options.run(options))
+    return guarded(lambda: options.run(options), again=_again(getattr(options, "step", None)))
 
 
 def _main_of_server(server: str, arguments: Sequence[str]) -> int:
@@ -67,15 +68,26 @@ def step_main(name: str, arguments: Sequence[str] | None = None) -> int:
     def run() -> None:
         print(steps.run(load(options.config), name, force=True, **_given(options, step)))
 
-    return guarded(run)
+    return guarded(run, again=_again(step))
 
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def guarded(run: Callable[[], int | None]) -> int:
-    """Run something and return its exit code; a user's error is a sentence and no traceback."""
+def _again(step: Step | None) -> str:
+    """Return how to go on with a step, or anything else, that was cut off."""
+    return "train --resume goes on there" if step is not None and step.name == "train" else AGAIN
+
+
+def guarded(run: Callable[[], int | None], again: str = AGAIN) -> int:
+    """Run something and return its exit code; a user's error is a sentence and no traceback.
+
+    Args:
+        run: what to run.
+        again: how to go on where it is cut off.
+
+    """
     try:
         with _ending_tidily():
             return run() or 0
@@ -88,9 +100,9 @@ def guarded(run: Callable[[], int | None]) -> int:
             raise
         code = USER_ERROR
     except KeyboardInterrupt:
-        said, code = "interrupted; what was finished is kept, run it again to go on", INTERRUPTED
+        said, code = f"interrupted; what was finished is kept, {again}", INTERRUPTED
     except _Terminated:
-        said, code = "ended on request; what was finished is kept, run it again to go on", TERMINATED
+        said, code = f"ended on request; what was finished is kept, {again}", TERMINATED
     with suppress(OSError):
         sys.stdout.flush()  # in a log the sentence comes last
     print(f"historymap: {said}", file=sys.stderr)

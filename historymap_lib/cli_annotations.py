@@ -7,8 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from historymap_lib import agreement, verdicts
-from historymap_lib.annotation_files import read_file, write_file
 from historymap_lib.annotation_store import VERDICTS, AnnotationStore, as_annotation
 from historymap_lib.errors import AnnotationsError
 from historymap_lib.project import load
@@ -24,6 +22,8 @@ SHOWN = 10
 
 def import_file(options: argparse.Namespace) -> None:
     """Add the annotations of a file to those of a case: all, or with --keep-good those that are right."""
+    from historymap_lib.annotation_files import read_file  # noqa: PLC0415 - geopandas takes its time
+
     project = load(options.config)
     found = read_file(options.file)
     unknown = _unknown(project, [entry.building_id for entry in found.entries])
@@ -44,6 +44,8 @@ def import_file(options: argparse.Namespace) -> None:
 
 def export_file(options: argparse.Namespace) -> None:
     """Write what holds now to a file by its ending."""
+    from historymap_lib.annotation_files import write_file  # noqa: PLC0415 - geopandas takes its time
+
     project = load(options.config)
     held = AnnotationStore.of(project).get().values()
     count = write_file(options.file, map(as_annotation, held), project)
@@ -52,6 +54,8 @@ def export_file(options: argparse.Namespace) -> None:
 
 def stats(options: argparse.Namespace) -> None:
     """Print who has judged how much, how well people agree, and where they do not."""
+    from historymap_lib import agreement  # noqa: PLC0415 - pandas takes its time
+
     store = AnnotationStore.of(load(options.config))
     latest, told = store.by_person(), _numbers(store)
     if options.json:
@@ -83,11 +87,13 @@ def undo(options: argparse.Namespace) -> None:
 
 
 def _numbers(store: AnnotationStore) -> dict[str, Any]:
+    from historymap_lib import agreement  # noqa: PLC0415 - pandas takes its time
+
     latest, current = store.by_person(), store.get().values()
-    verdicts = Counter(event.verdict for event in current)
+    counts = Counter(event.verdict for event in current)
     return {
         "buildings": len(current),
-        **{name: verdicts[name] for name in VERDICTS},
+        **{name: counts[name] for name in VERDICTS},
         "people": dict(Counter(event.annotator for event in latest).most_common()),
         "pairs": [vars(pair) for pair in agreement.pairs(latest)],
         "fleiss_kappa": agreement.fleiss(latest),
@@ -98,6 +104,8 @@ def _numbers(store: AnnotationStore) -> dict[str, Any]:
 
 def _unknown(project: Project, names: list[str]) -> list[str]:
     """Return those that are no building of the verdicts; none before there are any."""
+    from historymap_lib import verdicts  # noqa: PLC0415 - geopandas takes its time
+
     if not verdicts.has_any(project):
         return []
     known = verdicts.building_ids(project)

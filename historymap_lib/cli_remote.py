@@ -8,12 +8,12 @@ import os
 import sys
 from dataclasses import fields
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from historymap_lib.annotation_files import read_file
 from historymap_lib.cli_screen import show
-from historymap_lib.client import ENDED, Client
+from historymap_lib.client import ENDED, Client, RefusedError
 from historymap_lib.errors import AnnotationsError, ServerError
 from historymap_lib.status import Item, Status
 
@@ -37,8 +37,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     box = ("WEST", "SOUTH", "EAST", "NORTH")
     one.add_argument("--bbox", type=float, nargs=4, metavar=box, help="only buildings that touch it, in degrees")
     one.add_argument("--verdict", help="existed, not_existed, unsure or no_coverage")
-    one.add_argument("--limit", type=int, help="at most so many, a page; `next` is the offset of the page that follows")
-    one.add_argument("--offset", type=int, default=0, help="how many to leave out at first, with --limit")
+    one.add_argument("--limit", type=int, help="at most so many, a page; `next` is --after of the page that follows")
+    one.add_argument("--after", type=int, default=0, help="only those after this number in the file")
 
 
 def _add(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
@@ -123,6 +123,8 @@ def ask(options: argparse.Namespace) -> int | None:
         ServerError: it does not answer, or will not.
 
     """
+    if options.token is not None:
+        raise ServerError(f"everybody on this machine can read a command line; give the token by {TOKENS[0]} instead")
     token = next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
     with Client(options.server, token) as client:
         try:
@@ -130,6 +132,11 @@ def ask(options: argparse.Namespace) -> int | None:
         except KeyboardInterrupt:
             print("\nwhat runs on the server goes on", file=sys.stderr)
             return 130
+        except RefusedError as error:
+            if error.status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                raise
+            how = "what that variable holds is another" if token else "that variable is not set"
+            raise ServerError(f"{error} by {TOKENS[0]}; {how}") from error
     if isinstance(answer, dict):
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     return None
@@ -138,7 +145,8 @@ def ask(options: argparse.Namespace) -> int | None:
 def _queued(client: Client, answer: dict[str, Any], options: argparse.Namespace) -> None:
     queued = answer.get("jobs") or [answer]
     if answer.get("saved") or answer.get("known"):
-        print(f"{answer['saved']} annotations saved, {answer['known']} known already")
+        some = "annotation" if answer["saved"] == 1 else "annotations"
+        print(f"{answer['saved']} {some} saved, {answer['known']} known already")
     for job in queued:
         how = f"historymap --server {client.url} logs --job {job['job_id']}"
         print(f"job {job['job_id']}: {job['message'].split(';')[0]}; {how} shows what it does", flush=True)
@@ -175,7 +183,8 @@ def _logs(client: Client, options: argparse.Namespace) -> None:
     for message in client.follow_logs(options.job, seconds=options.seconds):
         lines: list[str] = []
         if message["type"] == "log":
-            lines, live[message["job_id"]] = message["text"].splitlines(), message["live"]
+            lines, live[message["job_id"]] = message["text"].split("\n"), message["live"]
+            lines = lines if lines[-1] else lines[:-1]
         elif message["type"] == "job_status" and message["status"] in ENDED:
             lines = [line for line in [live.pop(message["job_id"], "")] if line]
         for line in lines:
@@ -209,9 +218,9 @@ def _list(client: Client, options: argparse.Namespace) -> dict[str, Any] | None:
 def _verdicts(client: Client, options: argparse.Namespace) -> dict[str, Any] | None:
     area = None if options.bbox is None else tuple(options.bbox)
     if options.limit is not None:
-        return client.verdicts(area, options.verdict, options.limit, options.offset)
+        return client.verdicts(area, options.verdict, options.limit, options.after)
     begin = '{"type": "FeatureCollection", "features": [\n'
-    for feature in client.every_verdict(area, options.verdict):
+    for feature in client.every_verdict(area, options.verdict, options.after):
         print(begin + json.dumps(feature, ensure_ascii=False), end="")
         begin = ",\n"
     print("\n]}" if begin.startswith(",") else f"{begin}]}}")
@@ -222,6 +231,7 @@ def _status(client: Client, options: argparse.Namespace) -> dict[str, Any] | Non
     told = client.status()
     if options.json:
         return told
+    told["next"] = told["next"].replace("historymap run ", f"historymap --server {client.url} ")
     named = {field.name: told[field.name] for field in fields(Status) if field.name in told}
     items = [Item(**item) for item in told["items"]]
     print(Status(**named | {"items": items, "current": told["current_job"]}).table())
@@ -235,6 +245,8 @@ def _entries(path: Path | None) -> list[dict[str, Any]]:
         AnnotationsError: it cannot be read, or a row is wrong.
 
     """
+    from historymap_lib.annotation_files import read_file  # noqa: PLC0415 - geopandas takes its time
+
     if path is None:
         return []
     found = read_file(path)
@@ -250,6 +262,7 @@ def parser() -> argparse.ArgumentParser:
         description="Ask a historymap on another machine (historymap serve, or JupyterLab).",
         epilog=f"The token of the server comes from {' or '.join(TOKENS)}.",
     )
+    made.add_argument("--token", help=argparse.SUPPRESS)
     add_commands(made)
     return made
 

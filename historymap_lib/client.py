@@ -3,7 +3,7 @@
     client = Client("http://gpu.example:8888", token="...")
     job = client.train(epochs=40)
     for message in client.follow_logs(job["job_id"]):
-        print(message.get("text", ""), end="")
+        print(message.get("text", ""), end="")  # finished lines; `live` is the one being written, such as a bar
 
 Each method is a call of the HTTP interface, and returns its JSON; the server's `historymap/api/openapi.json` describes
 it.
@@ -14,12 +14,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import ssl
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import requests
 import websocket
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from historymap_lib import __version__
 from historymap_lib.errors import ServerError
@@ -42,7 +45,8 @@ PATIENCE = 300.0
 PAGE = 5000
 """Verdicts that are asked for at once where all are wanted."""
 ENDED = ("cancelled", "completed", "failed", "crashed")
-OVER, GONE = 1000, 1011
+FORGOTTEN = 4404
+"""With what a server closes where a job is not known any more."""
 SAID = 300
 """Characters that are told of an answer that is not ours."""
 
@@ -174,29 +178,29 @@ class Client:
         bbox: tuple[float, float, float, float] | None = None,
         verdict: str | None = None,
         limit: int = 1000,
-        offset: int = 0,
+        after: int = 0,
     ) -> dict[str, Any]:
-        """Return verdicts as GeoJSON (EPSG:4326); `next` is the `offset` of the page that follows.
+        """Return verdicts as GeoJSON (EPSG:4326); `next` is the `after` of the page that follows.
 
         Args:
             bbox: west, south, east, north in degrees; only buildings that touch it.
             verdict: existed, not_existed, unsure or no_coverage.
             limit: at most so many.
-            offset: how many to leave out at first.
+            after: only those that follow the building of this number in the file.
 
         """
         area = None if bbox is None else ",".join(f"{edge:.9f}".rstrip("0").rstrip(".") for edge in bbox)
-        return self._ask("GET", "verdicts", {"bbox": area, "verdict": verdict, "limit": limit, "offset": offset})
+        return self._ask("GET", "verdicts", {"bbox": area, "verdict": verdict, "limit": limit, "after": after})
 
     def every_verdict(
-        self, bbox: tuple[float, float, float, float] | None = None, verdict: str | None = None
+        self, bbox: tuple[float, float, float, float] | None = None, verdict: str | None = None, after: int = 0
     ) -> Iterator[dict[str, Any]]:
         """Yield all verdicts as features of GeoJSON, asking for one page after the other."""
-        offset: int | None = 0
-        while offset is not None:
-            page = self.verdicts(bbox, verdict, limit=PAGE, offset=offset)
+        following: int | None = after
+        while following is not None:
+            page = self.verdicts(bbox, verdict, limit=PAGE, after=following)
             yield from page["features"]
-            offset = page["next"]
+            following = page["next"]
 
     def follow_logs(
         self, job: int | None = None, offset: int = 0, seconds: float | None = None
@@ -212,7 +216,7 @@ class Client:
             seconds: how long.
 
         Raises:
-            RefusedError: the server will not.
+            RefusedError: the server will not, or does not know the job any more.
             ServerError: it has been gone for `PATIENCE` seconds.
 
         """
@@ -220,35 +224,39 @@ class Client:
         place = _Place(job, offset)
         pause, gone_since = FIRST_PAUSE, math.inf
         while not place.over and time.monotonic() < until:
+            why = ""
             try:
                 for message in self._listen(place, until):
                     yield message
-                    pause = FIRST_PAUSE
+                    pause, gone_since = FIRST_PAUSE, math.inf
+            except ssl.SSLCertVerificationError as error:  # one that requests trusts as well passes
+                said = f"{self.url}: its certificate is not trusted ({error.verify_message}); name that of its maker"
+                raise ServerError(f"{said} by REQUESTS_CA_BUNDLE") from error
+            except websocket.WebSocketBadStatusException as error:
+                why = self._passing(error)
             except (OSError, websocket.WebSocketException) as error:
-                if isinstance(error, websocket.WebSocketBadStatusException):
-                    self._refuse(error)
-                if place.connected or gone_since == math.inf:
-                    gone_since = time.monotonic()
-                    LOG.warning("%s: %s; trying again", self.url, error)
-                if time.monotonic() - gone_since > PATIENCE:
-                    raise ServerError(f"{self.url}: {error}; see whether the server runs, then follow again") from error
+                why = str(error).rstrip(".") or "the connection broke"
+            if why and gone_since == math.inf:
+                gone_since = time.monotonic()
+                LOG.warning("%s: %s; trying again", self.url, why)
+            if time.monotonic() - gone_since > PATIENCE:
+                raise ServerError(f"{self.url}: {why}; see whether the server runs, then follow again")
             if not place.over:
                 time.sleep(max(0.0, min(pause, until - time.monotonic())))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _listen(self, place: _Place, until: float) -> Iterator[dict[str, Any]]:
-        """Yield the messages of one connection."""
-        place.connected = False
+        """Yield the messages of one connection; it ends where the job or the time does, and breaks elsewhere."""
         address = f"ws{self.url.removeprefix('http')}/{ROOT}/logs?{urlencode(place.query())}"
         connection = self._connected(address)
-        place.connected = True
         try:
             for kind, content in _received(connection, until):
                 if kind == websocket.ABNF.OPCODE_CLOSE:
-                    code = int.from_bytes(content[:2], "big")
-                    if code == GONE:
-                        raise ServerError(f"{self.url}: {content[2:].decode(errors='replace')}")
-                    place.over = code == OVER
+                    said = content[2:].decode(errors="replace")
+                    if int.from_bytes(content[:2], "big") == FORGOTTEN:
+                        raise RefusedError(f"{self.url}: {said}", FORGOTTEN - 4000)
+                    if not place.over:
+                        raise websocket.WebSocketConnectionClosedException(said or "the connection was closed")
                     return
                 if kind == websocket.ABNF.OPCODE_TEXT:
                     message: dict[str, Any] = json.loads(content)
@@ -260,11 +268,14 @@ class Client:
 
     def _connected(self, address: str) -> websocket.WebSocket:
         """Return a connection to where logs are told; the token goes nowhere else."""
+        told = self._session.merge_environment_settings(self.url, {}, False, None, None)["verify"]  # noqa: FBT003
+        bundle = told if isinstance(told, str) else DEFAULT_CA_BUNDLE_PATH  # as with all other calls
+        kind = "ca_cert_path" if Path(bundle).is_dir() else "ca_certs"
         try:
             # what is no UTF-8 json refuses; the check of this library takes longer than all the rest
             return websocket.create_connection(
                 address, timeout=CONNECT, header=self._headers, skip_utf8_validation=True, suppress_origin=True,
-                redirect_limit=0,
+                redirect_limit=0, sslopt={kind: bundle},
             )  # fmt: skip
         except websocket.WebSocketException as error:
             if type(error) is not websocket.WebSocketException:
@@ -314,22 +325,26 @@ class Client:
         later = f" (ask again in {wait} s)" if wait and wait not in content["message"] else ""
         return RefusedError(f"{self.url}: {content['message']}{later}", status, content.get("field"))
 
-    def _refuse(self, error: websocket.WebSocketBadStatusException) -> None:
-        """Raise what the server says instead of a WebSocket, unless it may pass."""
-        if error.status_code in (502, 503, 504):
-            return
+    def _passing(self, error: websocket.WebSocketBadStatusException) -> str:
+        """Return what the server says instead of a WebSocket, and raise it unless it may pass.
+
+        What the error says of itself holds all headers, and so a cookie that is a login.
+        """
         try:
             content = json.loads(error.resp_body or b"")
         except ValueError:
             content = None
-        raise self._refused(error.status_code, content) from error
+        if error.status_code not in (502, 503, 504):
+            raise self._refused(error.status_code, content) from None
+        said = content.get("message") if isinstance(content, dict) else None
+        return f"answers with {error.status_code}" + (f", {said}" if said else "")
 
 
 class _Place:
     """How far logs have been followed: a byte of one job, or of each that runs, beside the latest job known of."""
 
     def __init__(self, job: int | None, offset: int) -> None:
-        self.job, self.over, self.connected = job, False, False
+        self.job, self.over = job, False
         self._offset = offset
         self._after: int | None = None
         self._open: dict[int, int] = {}
@@ -356,6 +371,7 @@ class _Place:
             self._offset = self._open[number] = message["offset"]
         elif message["status"] in ENDED:
             del self._open[number]
+            self.over = number == self.job
 
 
 def _received(connection: websocket.WebSocket, until: float) -> Iterator[tuple[int, bytes]]:

@@ -136,7 +136,8 @@ class Database:
             with FileLock(self.path.with_suffix(".lock"), timeout=PATIENCE):
                 self._make()
         except Timeout as error:
-            raise self._kind.error(f"{self.path}: another program has locked it; end that, and try again") from error
+            said = f"{self.path}: another program has locked it; end that, and try again"
+            raise self._kind.unavailable(said) from error
         except OSError as error:
             said = f"{self.path}: {error.strerror}; give access or make room, and try again"
             raise self._kind.error(said) from error

@@ -19,7 +19,7 @@ from pyproj import Transformer
 from pyproj.enums import TransformDirection
 from shapely import box
 
-from historymap_lib.errors import VerificationError
+from historymap_lib.errors import UnavailableError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +40,10 @@ SLACK = 1.0
 """Metres around a box in the CRS of the case, for the same; what it holds is compared in degrees afterwards."""
 
 
+class VerdictsChangedError(VerificationError, UnavailableError):
+    """The file was made anew while it was read: what comes before and after would be of two."""
+
+
 def table(project: Project) -> Path:
     """Return the GeoPackage of a case.
 
@@ -49,10 +53,9 @@ def table(project: Project) -> Path:
     """
     path = project.paths.verified.with_suffix(".gpkg")
     try:
-        stat = path.stat()
+        _check(path, _state(path))
     except FileNotFoundError:
         raise VerificationError(f"{path}: there are no verdicts yet; run verify first") from None
-    _check(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
     return path
 
 
@@ -73,34 +76,36 @@ def building_ids(project: Project) -> set[str]:
 
 
 def features(
-    path: Path, *, bbox: Bounds | None = None, verdict: str | None = None, limit: int | None = None, offset: int = 0
-) -> Iterator[dict[str, Any]]:
-    """Yield verdicts as features of GeoJSON (EPSG:4326), in the order of the file.
+    path: Path, *, bbox: Bounds | None = None, verdict: str | None = None, after: int = 0
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield verdicts as features of GeoJSON (EPSG:4326), in the order of the file, each with its number there.
 
     Args:
         path: the GeoPackage, as `table` gives it.
         bbox: west, south, east, north in degrees (EPSG:4326); only buildings that touch it.
         verdict: only those of this verdict.
-        limit: at most so many.
-        offset: how many to leave out at first.
+        after: only those after this number.
 
     Raises:
         VerificationError: the file cannot be read.
+        VerdictsChangedError: it was made anew on the way.
 
     """
-    numbers, left = _numbers(path, bbox, verdict), math.inf if limit is None else limit
-    if bbox is None:
-        numbers, offset = numbers[offset:], 0
+    state = _state(path)
+    numbers = _numbers(path, bbox, verdict, after)
     for first in range(0, len(numbers), PIECE):
         shown = _read(path, numbers[first : first + PIECE])
+        if _state(path) != state:
+            raise VerdictsChangedError(f"{path}: was made anew while it was read; ask again")
         if bbox is not None:
             shown = shown[shown.intersects(box(*bbox))]
-        skipped, offset = min(offset, len(shown)), max(0, offset - len(shown))
-        for feature in _as_features(shown.iloc[skipped:]):
-            if left <= 0:
-                return
-            left -= 1
-            yield feature
+        yield from zip(shown.index.tolist(), _as_features(shown), strict=True)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from another of its name."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _as_features(frame: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
@@ -116,15 +121,15 @@ def _as_features(frame: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
 def _read(path: Path, numbers: list[int]) -> gpd.GeoDataFrame:
     """Return buildings by their numbers in the file, in EPSG:4326."""
     try:
-        found = gpd.read_file(path, layer=LAYER, fids=numbers, engine="pyogrio")
+        found = gpd.read_file(path, layer=LAYER, fids=numbers, fid_as_index=True, engine="pyogrio")
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, RuntimeError, ValueError) as error:
         raise VerificationError(f"{path}: cannot be read ({error}); run verify again") from error
     return found.to_crs("EPSG:4326")
 
 
-def _numbers(path: Path, bbox: Bounds | None, verdict: str | None) -> list[int]:
+def _numbers(path: Path, bbox: Bounds | None, verdict: str | None, after: int) -> list[int]:
     """Return the numbers in the file of buildings of a verdict whose box may touch `bbox`, by the index of the file."""
-    wanted, values = ["1 = 1"], dict[str, Any]()
+    wanted, values = ["fid > :after"], dict[str, Any](after=after)
     if verdict is not None:
         wanted.append("verdict = :verdict")
         values["verdict"] = verdict

@@ -210,6 +210,15 @@ def test_ctrl_c_is_one_sentence_and_exit_code_130(town, historymap, monkeypatch)
     assert said == ["historymap: interrupted; what was finished is kept, run it again to go on"]
 
 
+def test_a_training_that_is_cut_off_says_what_goes_on_where_it_was(town, historymap, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "run", stop)
+    said = "historymap: interrupted; what was finished is kept, train --resume goes on there"
+    assert historymap("run", "train", "--config", town)[::2] == (130, [said])
+
+
 def test_a_bug_keeps_its_traceback(town, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from shapely import box, from_geojson
 from historymap_lib import verdicts
 from historymap_lib.errors import VerificationError
 from historymap_lib.project import load
+from historymap_lib.verdicts import VerdictsChangedError
 from historymap_lib.verification import verify
 
 
@@ -33,9 +35,19 @@ def written(case):
     return json.loads(case.paths.verified.read_text(encoding="utf-8"))["features"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def table(case):
     return verdicts.table(case)
+
+
+@pytest.fixture(scope="module")
+def whole(table):
+    """All of them as they are read, with their numbers."""
+    return list(verdicts.features(table))
+
+
+def read(table, **wanted):
+    return [feature for _, feature in verdicts.features(table, **wanted)]
 
 
 def ids(features):
@@ -49,7 +61,7 @@ def properties(feature):
 
 def test_all_of_them_are_what_verify_wrote(table, written, monkeypatch):
     monkeypatch.setattr(verdicts, "PIECE", 7)
-    found = list(verdicts.features(table))
+    found = read(table)
     assert ids(found) == ids(written)
     assert len(found) > 7
     for one, other in zip(found, written, strict=True):
@@ -63,38 +75,38 @@ def test_all_of_them_are_what_verify_wrote(table, written, monkeypatch):
 @pytest.mark.parametrize("verdict", ["existed", "not_existed", "unsure", "no_coverage"])
 def test_those_of_a_verdict(table, written, verdict):
     expected = ids(feature for feature in written if feature["properties"]["verdict"] == verdict)
-    assert ids(verdicts.features(table, verdict=verdict)) == expected
+    assert ids(read(table, verdict=verdict)) == expected
 
 
 def test_a_text_that_is_no_verdict_is_only_a_text(table):
     assert list(verdicts.features(table, verdict="existed' OR '1' = '1")) == []
 
 
-@given(st.integers(0, 200), st.integers(0, 200))
-def test_pages_are_cut_from_the_whole(case, limit, offset):
-    table = verdicts.table(case)
-    whole = ids(verdicts.features(table))
-    assert ids(verdicts.features(table, limit=limit, offset=offset)) == whole[offset : offset + limit]
+@given(st.integers(0, 200), st.sampled_from([None, "existed"]))
+def test_after_any_of_them_come_all_that_follow(table, whole, after, verdict):
+    following = [(number, one) for number, one in whole
+                 if number > after and verdict in {None, one["properties"]["verdict"]}]  # fmt: skip
+    assert list(verdicts.features(table, verdict=verdict, after=after)) == following
 
 
 @given(st.lists(st.floats(-0.2, 1.2), min_size=4, max_size=4), st.integers(0, 20), st.sampled_from([3, 1000]))
-def test_those_in_a_box_and_their_pages(case, parts, offset, piece):
-    table = verdicts.table(case)
-    found = list(verdicts.features(table))
+def test_those_in_a_box_and_from_where_on(table, whole, parts, after, piece):
+    numbers, found = zip(*whole, strict=True)
     shapes = [from_geojson(json.dumps(feature["geometry"])) for feature in found]
     west, south, east, north = np.array([shape.bounds for shape in shapes]).T
     (left, right), (low, high) = sorted(parts[:2]), sorted(parts[2:])
     width, height = east.max() - west.min(), north.max() - south.min()
     area = (west.min() + left * width, south.min() + low * height, west.min() + right * width,
             south.min() + high * height)  # fmt: skip
-    expected = [name for name, shape in zip(ids(found), shapes, strict=True) if shape.intersects(box(*area))]
+    all_of_them = zip(numbers, ids(found), shapes, strict=True)
+    expected = [name for number, name, shape in all_of_them if number > after and shape.intersects(box(*area))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verdicts, "PIECE", piece)
-        assert ids(verdicts.features(table, bbox=area, offset=offset)) == expected[offset:]
+        assert ids(read(table, bbox=area, after=after)) == expected
 
 
 def test_the_whole_world_holds_all_and_the_south_sea_none(table, written):
-    assert ids(verdicts.features(table, bbox=(-180, -90, 180, 90))) == ids(written)
+    assert ids(read(table, bbox=(-180, -90, 180, 90))) == ids(written)
     assert list(verdicts.features(table, bbox=(-150, -20, -140, -10))) == []
 
 
@@ -147,9 +159,19 @@ def test_another_table_is_refused(broken):
 
 
 def test_verdicts_that_are_made_anew_are_read_anew(broken):
-    before = list(verdicts.features(verdicts.table(broken), verdict="existed"))
+    before = read(verdicts.table(broken), verdict="existed")
     write_probability(broken, np.zeros_like(seen(lattice())))
     verify(broken, picture=False)
-    after = list(verdicts.features(verdicts.table(broken), verdict="existed"))
+    after = read(verdicts.table(broken), verdict="existed")
     assert before
     assert ids(after) != ids(before)
+
+
+def test_of_a_file_that_is_made_anew_on_the_way_no_half_is_told(broken, monkeypatch):
+    monkeypatch.setattr(verdicts, "PIECE", 3)
+    found = verdicts.features(verdicts.table(broken))
+    assert [number for number, _ in islice(found, 3)] == [1, 2, 3]
+    write_probability(broken, np.zeros_like(seen(lattice())))
+    verify(broken, picture=False)
+    with pytest.raises(VerdictsChangedError, match="was made anew while it was read; ask again"):
+        next(found)

@@ -211,6 +211,11 @@ class Store:
         with self._database.opened() as db:
             return [_record(row) for row in db.execute(query, values)]
 
+    def numbers(self) -> set[int]:
+        """Return the numbers of all jobs."""
+        with self._database.opened() as db:
+            return {number for (number,) in db.execute("SELECT id FROM jobs")}
+
     def counts(self) -> list[tuple[str, str, int, int, float]]:
         """Return name, state, how many there are, how many of them ran and ended, and for how many seconds in all."""
         query = """

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections import deque
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ from historymap_lib.jobs.store import JobStateError
 from historymap_lib.project import CONFIG, SAMPLE, Project, load
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from historymap_lib.jobs import Jobs
 
 MINUTE = 60.0
@@ -105,13 +108,23 @@ class HistorymapApi(LoggingConfigurable):
         finally:
             self._waking.release()
 
-    def count_submission(self) -> None:
-        """Count a request that queues jobs.
+    @contextmanager
+    def submission(self) -> Iterator[None]:
+        """Count a request that queues jobs; one that queues none after all does not count.
 
         Raises:
             RequestError: there were too many within the last minute (429, RFC 6585).
 
         """
+        made = self._count()
+        try:
+            yield
+        except BaseException:
+            with self._lock, suppress(ValueError):  # it may have been a minute
+                self._submitted.remove(made)
+            raise
+
+    def _count(self) -> float:
         with self._lock:
             now = time.monotonic()
             while self._submitted and now - self._submitted[0] >= MINUTE:
@@ -124,3 +137,4 @@ class HistorymapApi(LoggingConfigurable):
                     wait=wait,
                 )
             self._submitted.append(now)
+            return now

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
 GEOJSON = "application/geo+json"
 PIECE = 200
 """Verdicts that are sent at once."""
+KINDS = ("way", "relation", "node")
+"""What a building may be in OpenStreetMap."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ class Call:
         answer: what it answers with.
         query, body: what it takes.
         status: of the answer.
+        body_optional: whether no body means no annotations.
         at_once: whether it reads no file, and so needs no thread.
         media_type: of the answer.
-        fails: further statuses that it may have, beside 400, 403, 422, 429, 500 and 503.
+        fails: further statuses that it may have, beside 400 and 403, and 422 and 503 where it reads files.
 
     """
 
@@ -97,6 +99,7 @@ class Call:
     query: type[messages.Query] = messages.Query
     body: type[BaseModel] | None = None
     status: int = HTTPStatus.OK
+    body_optional: bool = False
     at_once: bool = False
     media_type: str = "application/json"
     fails: tuple[int, ...] = ()
@@ -195,21 +198,21 @@ def cancel_job(request: Request) -> messages.JobTold:
 def retry_job(request: Request) -> messages.Submitted:
     """Queue a job again, as a new one."""
     found = request.jobs.get(request.job)
-    request.api.count_submission()
-    return _queued(lambda: [found.retry()])[0]
+    with request.api.submission():
+        return _queued(lambda: [found.retry()])[0]
 
 
 def read_annotations(request: Request) -> messages.AnnotationsTold:
     """Return what people have judged, in the exchange format."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    held = [as_annotation(event) for event in AnnotationStore.of(request.project).get().values()]
-    return messages.AnnotationsTold(annotations=held, updated_at=now)
+    store = AnnotationStore.of(request.project)
+    held = [as_annotation(event) for event in store.get().values()]
+    return messages.AnnotationsTold(annotations=held, updated_at=store.changed.isoformat(timespec="seconds"))
 
 
 def save_annotations(request: Request) -> messages.Saved:
     """Save annotations without applying them."""
-    project = request.project
-    return messages.Saved.model_validate(_save(project, request.body))
+    _refuse_unknown(request.project, request.body)
+    return messages.Saved.model_validate(_save(request.project, request.body))
 
 
 def apply_annotations(request: Request) -> messages.Applied:
@@ -221,16 +224,16 @@ def apply_annotations(request: Request) -> messages.Applied:
     if reject and busy:
         said = f"job {busy[0].id} ({busy[0].name}) is {busy[0].state}, and nothing was saved; send it again later"
         raise RequestError(HTTPStatus.CONFLICT, said)
-    request.api.count_submission()
-    saved = _save(project, request.body)
     chain = ["apply-annotations", *(["train", "predict"] if query.retrain else []), "verify"]
     if not query.retrain and not project.paths.probability.exists() and "predict" not in found.coming():
         chain.remove("verify")  # there is nothing yet to judge by
-    try:
-        queued = _queued(lambda: found.submit_all(chain, force=query.force, if_idle=reject))
-    except HistorymapError as error:
-        refusal = as_refusal(error)
-        raise RequestError(refusal.status, f"the annotations are saved, but {error}", wait=refusal.wait) from error
+    with request.api.submission():
+        saved = _save(project, request.body)
+        try:
+            queued = _queued(lambda: found.submit_all(chain, force=query.force, if_idle=reject))
+        except HistorymapError as error:
+            refusal = as_refusal(error)
+            raise RequestError(refusal.status, f"the annotations are saved, but {error}", wait=refusal.wait) from error
     return messages.Applied.model_validate(saved | {"jobs": queued} | queued[0].model_dump())
 
 
@@ -238,23 +241,23 @@ def read_verdicts(request: Request) -> Iterator[str]:
     """Yield a FeatureCollection in pieces."""
     query: messages.VerdictsQuery = request.query
     table = verdicts.table(request.project)
-    found = verdicts.features(table, bbox=query.area, verdict=query.verdict, limit=query.limit + 1, offset=query.offset)
-    count, gap = 0, ""
-    yield '{"type": "FeatureCollection", "features": ['
-    while features := list(islice(found, min(PIECE, query.limit - count))):
-        count += len(features)
-        yield gap + ",\n".join(json.dumps(feature, ensure_ascii=False) for feature in features)
-        gap = ",\n"
-    more = next(found, None) is not None
-    yield f'], "next": {query.offset + count if more else "null"}}}\n'
+    found = verdicts.features(table, bbox=query.area, verdict=query.verdict, after=query.after)
+    piece = list(islice(found, min(PIECE, query.limit)))  # before a word is said: what cannot be read is no answer
+    begin, left, last = '{"type": "FeatureCollection", "features": [', query.limit, query.after
+    while piece:
+        left, last = left - len(piece), piece[-1][0]
+        yield begin + ",\n".join(json.dumps(feature, ensure_ascii=False) for _, feature in piece)
+        begin, piece = ",\n", list(islice(found, min(PIECE, left)))
+    more = left == 0 and next(found, None) is not None
+    yield f'{begin if left == query.limit else ""}], "next": {last if more else "null"}}}\n'
 
 
 def _submit(request: Request, step: str, project: Project | None = None) -> messages.Submitted:
     query: messages.Submission = request.query
-    request.api.count_submission()
     found = Jobs(project or request.project, request.who)
     chain, reject = [(step, query.parameters())], query.if_busy == "reject"
-    return _queued(lambda: found.submit_all(chain, force=query.force, if_idle=reject))[0]
+    with request.api.submission():
+        return _queued(lambda: found.submit_all(chain, force=query.force, if_idle=reject))[0]
 
 
 def _queued(submit: Callable[[], list[Job]]) -> list[messages.Submitted]:
@@ -268,7 +271,8 @@ def _queued(submit: Callable[[], list[Job]]) -> list[messages.Submitted]:
 
 
 def _submitted(record: Record, said: str | None) -> messages.Submitted:
-    said = said or f"{record.name} is queued; historymap/api/jobs/{record.id}/log shows what it does"
+    state = "queued" if record.state == "pending" else record.state
+    said = said or f"{record.name} is {state}; historymap/api/jobs/{record.id}/log shows what it does"
     return messages.Submitted(job_id=record.id, name=record.name, status=_state(record), message=said)
 
 
@@ -318,33 +322,42 @@ def _configuration(project: Project, named: str) -> Project:
 
 
 def _refuse_unknown(project: Project, body: messages.Annotations) -> None:
-    """Raise RequestError where a building is none of the case; before it has verdicts nobody can tell."""
+    """Raise RequestError where a building is none of the case; before it has verdicts nobody can tell.
+
+    One that was taken then is known, so that what was read can be sent back, and corrected.
+    """
     if not verdicts.has_any(project):
         return
     known = verdicts.building_ids(project)
+    if all(entry.building_id in known for entry in body.annotations):
+        return
+    known |= AnnotationStore.of(project).get().keys()
     for index, entry in enumerate(body.annotations):
         if entry.building_id not in known:
-            said = f"{entry.building_id} is no building of the case, and nothing was saved; correct it"
+            others = [name for kind in KINDS if (name := f"{kind}/{entry.osm_id}") in known]
+            said = f"{entry.building_id} is no building of the case, and nothing was saved; "
+            said += f"give the osm_type of {others[0]}" if others else "correct it"
             raise RequestError(HTTPStatus.NOT_FOUND, said, field=f"annotations.{index}.osm_id")
 
 
 def _save(project: Project, body: messages.Annotations) -> dict[str, int]:
-    _refuse_unknown(project, body)
     store = AnnotationStore.of(project)
     done: Imported = store.absorb(body.annotations, said_now=True)
-    return {"saved": done.new, "known": done.known, "total": len(store.get()), "not_applied": store.pending()}
+    total = sum(store.counts().values())
+    return {"saved": done.new, "known": done.known, "total": total, "not_applied": store.pending()}
 
 
 def _submits(name: str, text: str, run: Callable[[Request], BaseModel], query: type[messages.Query]) -> Call:
     return Call(
         "POST", name, name.replace("-", "_"), text, run, messages.Submitted, query, status=HTTPStatus.ACCEPTED,
-        fails=(HTTPStatus.CONFLICT,),
+        fails=QUEUES,
     )  # fmt: skip
 
 
 OF_A_JOB = (HTTPStatus.NOT_FOUND,)
-CHANGES_A_JOB = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+CHANGES_A_JOB = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 TAKES_A_BODY = (HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+QUEUES = (HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS)
 CALLS = (
     Call("GET", "health", "health", "whether the server lives", health, messages.Health, at_once=True),
     Call("GET", "status", "status", "what there is, how good and how old, and what comes next", status,
@@ -355,7 +368,7 @@ CALLS = (
     _submits("verify", "queue: judge all buildings", verify, messages.Submission),
     Call("POST", "apply-annotations", "apply_annotations", "save annotations, then queue what makes them count",
          apply_annotations, messages.Applied, messages.Applying, messages.Annotations, HTTPStatus.ACCEPTED,
-         fails=(HTTPStatus.CONFLICT, *TAKES_A_BODY)),
+         body_optional=True, fails=(*QUEUES, *TAKES_A_BODY)),
     Call("GET", "jobs", "jobs", "jobs, the newest first", jobs, messages.JobPage, messages.JobsQuery),
     Call("GET", "jobs/{job}", "job", "one job", job, messages.JobTold, fails=OF_A_JOB),
     Call("GET", "jobs/{job}/log", "log", "what a job printed, in pages", job_log, messages.LogPage,
@@ -363,7 +376,7 @@ CALLS = (
     Call("POST", "jobs/{job}/cancel", "cancel", "end a job, or take it out of the queue", cancel_job,
          messages.JobTold, status=HTTPStatus.ACCEPTED, fails=CHANGES_A_JOB),
     Call("POST", "jobs/{job}/retry", "retry", "queue a job that has ended again", retry_job,
-         messages.Submitted, status=HTTPStatus.ACCEPTED, fails=CHANGES_A_JOB),
+         messages.Submitted, status=HTTPStatus.ACCEPTED, fails=(*CHANGES_A_JOB, *QUEUES)),
     Call("GET", "annotations", "annotations", "what people have judged", read_annotations, messages.AnnotationsTold),
     Call("POST", "annotations", "save_annotations", "save annotations without applying them", save_annotations,
          messages.Saved, body=messages.Annotations, fails=TAKES_A_BODY),

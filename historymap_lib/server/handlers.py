@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jupyter_server.auth.decorator import authorized
-from jupyter_server.base.handlers import APIHandler
+from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from pydantic import BaseModel, ValidationError
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, authenticated, stream_request_body
@@ -37,20 +37,18 @@ JUPYTERS = ("token", "_xsrf", "no_track_activity")
 """Parameters of an address that are Jupyter's own."""
 LOGIN = "you are not logged in; give the token of the server"
 THREADS = 8
+"""For calls that only look, and as many for those that change something and may wait for a store or a worker."""
+NO_ANNOTATIONS = b'{"annotations": []}'
 SHOWN = 60
 """Characters of a wrong value that are told."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Handler(APIHandler):
-    """What all calls have in common."""
+class Answering(JupyterHandler):
+    """What all addresses have in common: those without a login hear so, and what is wrong is a sentence as JSON."""
 
     auth_resource = RESOURCE
-
-    def initialize(self, api: HistorymapApi) -> None:
-        """Take what the configuration says."""
-        self.api = api
-        self._refused: HTTPError | None = None
+    _refused: HTTPError | None = None
 
     async def prepare(self) -> None:  # type: ignore[override]
         """Refuse those without a login before anything else is looked at, and say what is missing."""
@@ -66,6 +64,40 @@ class Handler(APIHandler):
         if self.current_user is None and self.request.method != "OPTIONS":
             raise HTTPError(HTTPStatus.FORBIDDEN, LOGIN)
 
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer with a sentence."""
+        error = (kwargs.get("exc_info") or (None, None))[1]
+        if status_code == HTTPStatus.FORBIDDEN and isinstance(error, HTTPError) and not error.log_message:
+            error = self._refused or HTTPError(status_code, LOGIN)  # Tornado says nothing
+        said = error.log_message % error.args if isinstance(error, HTTPError) and error.log_message else None
+        if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join(self.methods()))
+            said = f"{self.request.path} takes {', '.join(self.methods())} only"
+        self._explain(Problem(message=said or HTTPStatus(status_code).phrase))
+
+    def methods(self) -> list[str]:
+        """Return the methods that are taken here."""
+        return ["GET"]
+
+    def refuse(self, refusal: RequestError) -> None:
+        """Answer that something cannot be done, and why."""
+        self.set_status(refusal.status)
+        if refusal.wait is not None:
+            self.set_header("Retry-After", str(refusal.wait))
+        self._explain(Problem(message=refusal.message, field=refusal.field))
+
+    def _explain(self, problem: Problem) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.finish(problem.model_dump_json())
+
+
+class Handler(Answering, APIHandler):
+    """What all calls have in common."""
+
+    def initialize(self, api: HistorymapApi) -> None:
+        """Take what the configuration says."""
+        self.api = api
+
     def check_origin(self, origin_to_satisfy_tornado: str = "") -> bool:
         """Refuse pages of other servers, unless the owner allows them (`ServerApp.allow_origin`)."""
         if not super().check_origin(origin_to_satisfy_tornado):
@@ -78,28 +110,6 @@ class Handler(APIHandler):
             super().update_api_activity()
         except HTTPError:
             self.settings.setdefault("api_last_activity", None)
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer with a sentence."""
-        error = (kwargs.get("exc_info") or (None, None))[1]
-        if status_code == HTTPStatus.FORBIDDEN and isinstance(error, HTTPError) and not error.log_message:
-            error = self._refused or HTTPError(status_code, LOGIN)  # Tornado says nothing
-        said = error.log_message % error.args if isinstance(error, HTTPError) and error.log_message else None
-        if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.set_header("Allow", ", ".join(self.methods()))
-            said = f"{self.request.path} takes {', '.join(self.methods())} only"
-        self.finish(Problem(message=said or HTTPStatus(status_code).phrase).model_dump_json())
-
-    def methods(self) -> list[str]:
-        """Return the methods that are taken here."""
-        return ["GET"]
-
-    def refuse(self, refusal: RequestError) -> None:
-        """Answer that something cannot be done, and why."""
-        self.set_status(refusal.status)
-        if refusal.wait is not None:
-            self.set_header("Retry-After", str(refusal.wait))
-        self.finish(Problem(message=refusal.message, field=refusal.field).model_dump_json())
 
 
 @stream_request_body
@@ -142,6 +152,8 @@ class CallHandler(Handler):
         """Answer a call that does something."""
         await self._answer(job)
 
+    put = patch = delete = head = get  # to be told that it is not taken takes a login as well
+
     def methods(self) -> list[str]:
         """Return the methods that are taken here."""
         return list(self._calls)
@@ -154,7 +166,8 @@ class CallHandler(Handler):
             raise HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)
         try:
             asked = partial(self._asked, call, job)
-            found = call.run(asked()) if call.at_once else await in_thread(lambda: call.run(asked()))
+            pool = _pool("changes" if call.method == "POST" else "api")
+            found = call.run(asked()) if call.at_once else await in_thread(lambda: call.run(asked()), pool)
             piece = found.model_dump_json() if isinstance(found, BaseModel) else await in_thread(lambda: next(found))
         except RequestError as refusal:
             self.refuse(refusal)
@@ -198,7 +211,11 @@ class CallHandler(Handler):
         content, number = None, 0
         if call.body is not None:
             model = call.body
-            content = checked(lambda: model.model_validate_json(bytes(self._body)), "the body")
+            sent = bytes(self._body) or (NO_ANNOTATIONS if call.body_optional else b"")
+            content = checked(lambda: model.model_validate_json(sent), "the body")
+        elif call.method == "POST" and bytes(self._body).strip() not in (b"", b"{}"):
+            said = "this call takes no body; what it takes stands in the address, as in ?force=true"
+            raise RequestError(HTTPStatus.BAD_REQUEST, said, field="the body")
         if job:
             try:
                 number = Job.model_validate({"job": job}).job
@@ -244,12 +261,12 @@ class NothingHandler(Handler):
 
 async def in_thread(function: Callable[[], Any], pool: ThreadPoolExecutor | None = None) -> Any:
     """Return what a function returns that reads files, run where it keeps nobody waiting."""
-    return await asyncio.get_running_loop().run_in_executor(pool or _pool(), function)
+    return await asyncio.get_running_loop().run_in_executor(pool or _pool("api"), function)
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, "historymap-api")
+def _pool(name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, f"historymap-{name}")
 
 
 def query_of(handler: RequestHandler) -> dict[str, str]:

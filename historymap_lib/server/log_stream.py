@@ -2,9 +2,9 @@
 
 Messages are JSON: `connected` first; `log` with finished lines, the line being written, and the byte from which on to
 read next; `job_status`. Each listener is sent what the log file holds from its own place on, and the next piece when
-the one before has left: a slow one loses nothing, keeps nothing in memory, and slows nobody. With `?job=ID&offset=BYTE`
-comes that job alone, and the connection ends with it. Without, all jobs: those that run from now on, later ones whole;
-`?after=ID&resume=ID:BYTE,...` goes on where a connection broke.
+the one before has left: a slow one loses nothing as long as the job is remembered (`jobs.keep`), keeps nothing in
+memory, and slows nobody. With `?job=ID&offset=BYTE` comes that job alone, and the connection ends with it. Without, all
+jobs: those that run from now on, later ones whole; `?after=ID&resume=ID:BYTE,...` goes on where a connection broke.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import json
 import math
 import re
+import secrets
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -32,10 +33,10 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from historymap_lib.errors import HistorymapError
 from historymap_lib.jobs import Jobs, logs
 from historymap_lib.jobs.queue import LOOK, POLL
-from historymap_lib.jobs.store import UNFINISHED
+from historymap_lib.jobs.store import UNFINISHED, UnknownJobError
 from historymap_lib.server.api import RequestError, as_refusal
-from historymap_lib.server.handlers import RESOURCE, checked, in_thread, query_of
-from historymap_lib.server.messages import JobTold, Natural, Number, Problem, Query
+from historymap_lib.server.handlers import Answering, checked, in_thread, query_of
+from historymap_lib.server.messages import JobTold, Natural, Number, Query
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +50,10 @@ KEPT = 64
 """Pieces that are kept, since most listeners read at the same place."""
 END = b"end"
 """What the last ping says; once it is answered, all that was sent has arrived."""
-OVER, GONE = 1000, 1011
-"""Codes of RFC 6455, 7.4.1: all is said; the server cannot go on."""
+OVER, GONE, FORGOTTEN = 1000, 1011, 4404
+"""With what a connection is closed (RFC 6455, 7.4): all is said; not just now; the job is not known any more."""
+Store = tuple[int, int, str]
+"""Which store of jobs: device and inode of its file, and a mark of our own."""
 
 
 def _places(value: str) -> str:
@@ -83,10 +86,10 @@ class Look:
     @classmethod
     def at(cls, jobs: Jobs, stored: Record) -> Look:
         """Return how a job stands: it is over when the store says so, for until then it may print."""
+        if stored.started is None:
+            return cls(stored, 0)
         told = jobs.files.told(stored)
         told = told if told.ended == stored.ended else stored
-        if stored.started is None:
-            return cls(told, 0)
         with suppress(OSError):
             return cls(told, jobs.files.log(stored.id).stat().st_size)
         return cls(told, 0)
@@ -104,7 +107,7 @@ class Watch:
         self._looking = asyncio.Lock()
         self._pieces: OrderedDict[tuple[int, int, int], asyncio.Future[tuple[bytes, int]]] = OrderedDict()
         self._woken, self._odd = 0.0, ""
-        self.store: tuple[int, int] | None = None
+        self.store: Store | None = None
         self.seen: dict[int, Look] = {}
 
     async def join(self) -> None:
@@ -116,11 +119,7 @@ class Watch:
         """
         self._listeners += 1
         try:
-            async with self._looking:  # of two who come at once the second must not take away what the first has seen
-                if self._jobs is None:
-                    self.seen = {}
-                    self._jobs = await in_thread(lambda: Jobs(self._api.project()), _pool())
-                self.seen = await in_thread(self._look, _pool())
+            await self._see()
         except BaseException:
             self.leave()
             raise
@@ -134,6 +133,7 @@ class Watch:
             if self._task is not None:
                 self._task.cancel()
             self._task, self._jobs = None, None
+            self.store, self.seen = None, {}
             self._pieces.clear()
 
     def turn(self) -> asyncio.Future[None]:
@@ -162,8 +162,7 @@ class Watch:
         while True:
             await asyncio.sleep(POLL)
             try:
-                async with self._looking:
-                    self.seen = await in_thread(self._look, _pool())
+                await self._see()
             except (HistorymapError, OSError) as error:  # perhaps better next time
                 if str(error) != self._odd:
                     self._api.log.warning("logs: %s", error)
@@ -173,24 +172,36 @@ class Watch:
             if self._turn is not None and not self._turn.done():
                 self._turn.set_result(None)
 
-    def _look(self) -> dict[int, Look]:
-        """Return all jobs, after reading those that may have changed."""
-        jobs, seen = self._jobs, dict(self.seen)
-        if jobs is None:
-            return seen
+    async def _see(self) -> None:
+        async with self._looking:  # of two who come at once the second must not take away what the first has seen
+            jobs, store, seen = await in_thread(self._look, _pool())
+            if store != self.store:
+                self._pieces.clear()
+            self._jobs, self.store, self.seen = jobs, store, seen
+
+    def _look(self) -> tuple[Jobs, Store, dict[int, Look]]:
+        """Return all jobs, after reading those that may have changed, and which store they are of.
+
+        It is another where the settings have changed, or where the old one was moved away.
+        """
+        jobs = Jobs(self._api.project())
         stat = jobs.files.store.stat()
-        if (stat.st_dev, stat.st_ino) != self.store:  # it was moved away, and a new one made
-            self.store, seen = (stat.st_dev, stat.st_ino), {}
-        open_ones = [number for number, look in seen.items() if not look.record.ended]
+        known = self.seen if self.store is not None and self.store[:2] == (stat.st_dev, stat.st_ino) else {}
+        newest = max(known, default=0)
+        open_ones = [number for number, look in known.items() if not look.record.ended]
         marks = ", ".join("?" for _ in open_ones)
-        found = jobs.store.find(f"id > ? OR id IN ({marks})", max(seen, default=0), *open_ones)
-        for number in {*open_ones} - {record.id for record in found}:
-            del seen[number]  # its store is another by now
+        found = jobs.store.find(f"id >= ? OR id IN ({marks})", newest, *open_ones)
+        last = next((record for record in reversed(found) if record.id >= newest), None)
+        if known and (last is None or (last.id == newest and last.created != known[newest].record.created)):
+            known, found = {}, jobs.store.find("1")  # a new file may have the number of the old one
+        store = self.store if known and self.store is not None else (stat.st_dev, stat.st_ino, secrets.token_hex(4))
+        kept = known.keys() if len(found) == len({newest, *open_ones}) else jobs.store.numbers()
+        seen = {number: look for number, look in known.items() if number in kept}
         seen |= {record.id: Look.at(jobs, record) for record in found}
         if any(record.state in UNFINISHED for record in found) and time.monotonic() > self._woken + LOOK:
             self._woken = time.monotonic()
             self._api.wake(jobs)
-        return seen
+        return jobs, store, seen
 
     def begin(self, number: int) -> int:
         """Return the byte from which on a job that runs already is listened to: after its last finished line."""
@@ -205,6 +216,8 @@ def _pool() -> ThreadPoolExecutor:
 
 def _message(log: Path, number: int, offset: int) -> tuple[bytes, int]:
     chunk = logs.read(log, offset, PIECE)
+    if not log.exists():
+        raise UnknownJobError(f"job {number} is not known any more, nor what it printed")
     told = {"type": "log", "job_id": number, "text": chunk.text, "live": chunk.live, "offset": chunk.offset}
     return json.dumps(told, ensure_ascii=False).encode(), chunk.offset
 
@@ -219,10 +232,8 @@ class _Place:
     told: Any = None
 
 
-class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
+class LogsSocket(Answering, WebSocketMixin, WebSocketHandler, JupyterHandler):
     """One listener."""
-
-    auth_resource = RESOURCE
 
     def initialize(self, api: HistorymapApi, watch: Watch) -> None:
         """Take what looks for all of them."""
@@ -253,16 +264,18 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
             raise HTTPError(HTTPStatus.FORBIDDEN, "a page of another server may not ask this one")
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             self.set_header("Upgrade", "websocket")
-            self._refuse(RequestError(HTTPStatus.UPGRADE_REQUIRED, "logs come by WebSocket; jobs/ID/log gives pages"))
+            self.refuse(RequestError(HTTPStatus.UPGRADE_REQUIRED, "logs come by WebSocket; jobs/ID/log gives pages"))
             return
         try:
             self._query = checked(lambda: LogsQuery.model_validate(query_of(self)), "the address")
-            if self._query.job is not None:
-                await in_thread(lambda: Jobs(self._api.project()).get(self._query.job or 0))
+            if self._query.job is None and self._query.offset:
+                said = "offset is a byte of the log of a job; name that with job"
+                raise RequestError(HTTPStatus.BAD_REQUEST, said, field="offset")  # noqa: TRY301 - one way to refuse
+            await in_thread(self._find, _pool())
         except RequestError as refusal:
-            self._refuse(refusal)
+            self.refuse(refusal)
         except (HistorymapError, OSError) as error:
-            self._refuse(as_refusal(error))
+            self.refuse(as_refusal(error))
         else:
             await super().get(*args, **kwargs)
 
@@ -289,10 +302,11 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
             self._joined = False
             self._watch.leave()
 
-    def _refuse(self, refusal: RequestError) -> None:
-        self.set_status(refusal.status)
-        self.set_header("Content-Type", "application/json")
-        self.finish(Problem(message=refusal.message, field=refusal.field).model_dump_json())
+    def _find(self) -> None:
+        """Raise HistorymapError where there is nothing to listen to."""
+        jobs = Jobs(self._api.project())
+        if self._query.job is not None:
+            jobs.get(self._query.job)
 
     async def _serve(self) -> None:
         """Send all there is, and what comes, until the listener goes or the job is over."""
@@ -303,7 +317,7 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
                 await self._begin()
                 await self._go_on()
             except (HistorymapError, OSError) as error:
-                self.close(GONE, _short(str(error)))
+                self.close(FORGOTTEN if isinstance(error, UnknownJobError) else GONE, _short(str(error)))
                 return
             except WebSocketClosedError:
                 raise
@@ -319,10 +333,10 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
         query, seen, self._store = self._query, self._watch.seen, self._watch.store
         if query.job is not None:
             self._at = {query.job: _Place(query.offset)}
-        elif query.after is not None:
+        elif query.after is not None and query.after <= max(seen, default=0):  # else of a store that is gone
             self._after = query.after
             self._at = {number: _Place(offset) for number, offset in query.resumed().items() if number in seen}
-        else:
+        elif query.after is None:
             self._after = max(seen, default=0)
             running = [number for number, look in seen.items() if not look.record.ended]
             begins = await in_thread(lambda: [self._watch.begin(number) for number in running], _pool())
@@ -334,26 +348,36 @@ class LogsSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
         while True:
             turn = self._watch.turn()  # before looking, so that none is missed
             seen = self._watch.seen
-            if self._query.job is None:
-                if self._store != self._watch.store:
-                    self._store, self._after, self._at = self._watch.store, 0, {}
-                for number in sorted(number for number in seen if number > self._after):
-                    self._at.setdefault(number, _Place(0))
-                    self._after = number
+            self._notice(seen)
             moved = False
             for number in list(self._at):
-                moved |= await self._tell(number, seen.get(number))
+                try:
+                    moved |= await self._tell(number, seen.get(number))
+                except UnknownJobError:
+                    if self._query.job is not None:
+                        raise
+                    del self._at[number]
             if self._query.job is not None and not self._at:
                 return
             if not moved:
                 await asyncio.shield(turn)  # it is that of all listeners: one that goes must not take it along
 
+    def _notice(self, seen: dict[int, Look]) -> None:
+        """Begin with jobs that are new."""
+        if self._store != self._watch.store:
+            self._store, self._after, self._at = self._watch.store, 0, {}
+            if self._query.job is not None:
+                raise UnknownJobError(f"job {self._query.job} is not known any more; its store was moved away")
+        if self._query.job is None:
+            for number in sorted(number for number in seen if number > self._after):
+                self._at.setdefault(number, _Place(0))
+                self._after = number
+
     async def _tell(self, number: int, look: Look | None) -> bool:
         """Send what is new of a job, a piece at most; return whether there may be more."""
         place = self._at[number]
-        if look is None:  # forgotten
-            del self._at[number]
-            return False
+        if look is None:
+            raise UnknownJobError(f"job {number} is not known any more")
         record = look.record
         told = (record.state, record.progress, record.error)
         if not record.ended and told != place.told:

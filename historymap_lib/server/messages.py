@@ -114,7 +114,7 @@ def _box(value: str) -> str:
     west, south, east, north = map(float, value.split(","))
     if west > east or south > north:
         raise ValueError("should go from west to east and from south to north")
-    if min(west, south + 90) < -180 or max(east, north + 90) > 180:  # noqa: PLR2004 - degrees
+    if west < -180 or south < -90 or east > 180 or north > 90:  # noqa: PLR2004 - degrees
         raise ValueError("should lie within -180,-90,180,90")
     return value
 
@@ -134,7 +134,7 @@ class VerdictsQuery(Query):
     )
     verdict: Verdict | None = Field(default=None, description="only those of this verdict")
     limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE), Whole] = Field(default=PAGE, description="at most so many")
-    offset: Natural = Field(default=0, description="how many to leave out at first; see `next`")
+    after: Natural = Field(default=0, description="only those after this number in the file; see `next`")
 
     @property
     def area(self) -> tuple[float, float, float, float] | None:
@@ -338,7 +338,7 @@ class VerdictPage(Answer):
 
     type: Literal["FeatureCollection"]
     features: list[FeatureTold]
-    next: int | None = Field(description="`offset` of the page that follows; null where there is none")
+    next: int | None = Field(description="`after` of the page that follows; null where there is none")
 
 
 class Job(BaseModel):

@@ -58,6 +58,7 @@ class Figures(Collector):
             project = self._api.project()
             self._latest = [*_of_jobs(project), *_of_buildings(project)]
         except (HistorymapError, OSError) as error:
+            self._latest = []  # no figures rather than old ones, which nobody could tell from new ones
             self._api.log.warning("metrics: %s", error)
 
 

@@ -19,14 +19,10 @@ if TYPE_CHECKING:
     from historymap_lib.server.calls import Call
 
 REFERENCE = "#/components/schemas/{model}"
-ALWAYS = (
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
+ALWAYS = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN)
 """Statuses that every call may have."""
+READS = (HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
+"""Those of a call that reads files."""
 LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """Those that say when to ask again."""
 
@@ -66,7 +62,7 @@ def build(base: str) -> dict[str, Any]:
                     "name": "Authorization",
                     "description": "`token THE-TOKEN`, that of Jupyter Server",
                 },
-                "cookie": {"type": "apiKey", "in": "cookie", "name": "username", "description": "the login of Jupyter"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": "username-HOST-PORT", "description": "of Jupyter"},
                 "xsrf": {"type": "apiKey", "in": "header", "name": "X-XSRFToken", "description": "the cookie `_xsrf`"},
             },
         },
@@ -77,7 +73,7 @@ def _operation(call: Call, names: Any) -> dict[str, Any]:
     answer = {"schema": names[call.answer, "serialization"]}
     responses = {str(int(call.status)): {"description": call.help, "content": {call.media_type: answer}}}
     problem = {"application/json": {"schema": names[Problem, "serialization"]}}
-    for status in sorted({*ALWAYS, *call.fails}):
+    for status in sorted({*ALWAYS, *(() if call.at_once else READS), *call.fails}):
         responses[str(int(status))] = {"description": HTTPStatus(status).phrase, "content": problem}
         if status in LATER:
             responses[str(int(status))]["headers"] = {
@@ -91,7 +87,7 @@ def _operation(call: Call, names: Any) -> dict[str, Any]:
     }
     if call.body is not None:
         body = {"application/json": {"schema": names[call.body, "validation"]}}
-        operation["requestBody"] = {"required": True, "content": body}
+        operation["requestBody"] = {"required": not call.body_optional, "content": body}
     return operation
 
 

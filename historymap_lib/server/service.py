@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jupyter_server.serverapp import ServerApp
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
+from jupyter_server.utils import url_path_join
 from traitlets import default
 
 from historymap_lib.project import CONFIG, SAMPLE, load
@@ -52,7 +53,7 @@ class Service(ServerApp):
 
     @default("default_url")
     def _default_url(self) -> str:
-        return "/historymap/api/health"
+        return url_path_join(self.base_url, "historymap/api/health")
 
     def find_server_extensions(self) -> None:
         """Load ours, and leave out what settings or other packages have enabled."""

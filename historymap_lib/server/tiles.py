@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +79,7 @@ class TileHandler(APIHandler):
 
 def handlers(base: str) -> list[tuple[str, type[TileHandler]]]:
     """Return what to add to a server whose addresses begin with `base`."""
-    return [(url_path_join(base, PATTERN), TileHandler)]
+    return [(url_path_join(re.escape(base), PATTERN), TileHandler)]
 
 
 def draw(path: Path, z: int, x: int, y: int) -> tuple[str, bytes]:

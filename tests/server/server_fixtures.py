@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -49,10 +50,11 @@ class Server:
     base: str
     log: Path
     pid: int = 0
+    secure: bool = False
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}{self.base}".rstrip("/")
+        return f"http{'s' * self.secure}://127.0.0.1:{self.port}{self.base}".rstrip("/")
 
     def connections(self) -> int:
         """Return how many lines are open to the server."""
@@ -77,7 +79,11 @@ class Server:
         if token is not None:
             sent["Authorization"] = f"token {token}"
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        if self.secure:  # with a certificate that a test has made
+            unchecked = ssl._create_unverified_context()
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE, context=unchecked)
+        else:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, self.base + path, body=content, headers=sent)
             answer = connection.getresponse()
@@ -100,7 +106,9 @@ def jupyter(folder: Path, base: str = "/", *further: str, **environment: str) ->
 
 
 @contextmanager
-def serve(file: Path, *further: str, base: str = "/", port: int | None = None, **environment: str) -> Iterator[Server]:
+def serve(
+    file: Path, *further: str, base: str = "/", port: int | None = None, secure: bool = False, **environment: str
+) -> Iterator[Server]:
     """Yield the server that `historymap serve` becomes for a case; it is killed in the end, as by a power cut."""
     folder = file.parent / "server"
     folder.mkdir(exist_ok=True)
@@ -108,7 +116,8 @@ def serve(file: Path, *further: str, base: str = "/", port: int | None = None, *
     words = ["historymap_lib.server.service", "--no-browser", "--allow-root", f"--ServerApp.root_dir={file.parent}"]
     words += [f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.base_url={base}", *further]
     environment = {"JUPYTER_TOKEN": TOKEN, CONFIG: str(file)} | environment
-    with _running(folder, words, Server(port, base, folder / "server.log"), "api", environment) as server:
+    made = Server(port, base, folder / "server.log", secure=secure)
+    with _running(folder, words, made, "api", environment) as server:
         yield server
 
 

@@ -19,7 +19,7 @@ from server_fixtures import TOKEN, serve
 from shapely import box, from_geojson
 
 from historymap_lib import __version__, verdicts
-from historymap_lib.annotation_store import AnnotationStore
+from historymap_lib.annotation_store import AnnotationStore, Judgement
 from historymap_lib.annotations import Annotation
 from historymap_lib.jobs import Jobs
 from historymap_lib.server.calls import CALLS
@@ -160,6 +160,15 @@ def test_a_method_that_is_not_taken_is_told_which_are(server):
         answer = server.ask(method, API + path)
         refused(answer, 405, f"takes {allowed} only")
         assert answer.headers["Allow"] == allowed
+        refused(server.ask(method, API + path, token=None), 403, "you are not logged in")
+
+
+@pytest.mark.parametrize("body", [b"epochs=1&force=true", {"epochs": 1}, b"{bad"], ids=str)
+def test_parameters_in_a_body_are_not_left_out_in_silence(server, case, busy, body):
+    before = len(Jobs(case).waiting())
+    refused(server.ask("POST", f"{API}train", body), 400, "what it takes stands in the address", "the body")
+    assert len(Jobs(case).waiting()) == before
+    assert server.ask("POST", f"{API}verify", {}).status == 202
 
 
 @pytest.mark.parametrize("path", ["", "nothing", "jobs/1/nothing", "jobs/", "health/"])
@@ -349,8 +358,37 @@ def test_an_unknown_building_is_named_and_nothing_saved(server, case):
     body = {"annotations": [{"osm_id": 4, "existed": True}, {"osm_type": "relation", "osm_id": 4, "existed": True}]}
     for path in ("annotations", "apply-annotations"):
         answer = server.ask("POST", API + path, body)
-        refused(answer, 404, "relation/4 is no building of the case", "annotations.1.osm_id")
+        refused(answer, 404, "relation/4 is no building of the case, and nothing was saved; give the osm_type of way/4",
+                "annotations.1.osm_id")  # fmt: skip
     assert AnnotationStore.of(case).events() == before
+
+
+def test_what_was_taken_before_there_were_verdicts_can_be_sent_back_and_corrected(own):
+    case, server = own
+    AnnotationStore.of(case).save(Judgement("way/123456", "existed", "ann"))
+    told = server.get(f"{API}annotations").json
+    assert server.ask("POST", f"{API}annotations", told).json["known"] == 1
+    changed = {"annotations": [{"osm_id": 123456, "existed": False}]}
+    assert server.ask("POST", f"{API}annotations", changed).json["saved"] == 1
+    refused(server.ask("POST", f"{API}annotations", {"annotations": [{"osm_id": 99, "existed": True}]}), 404, "way/99",
+            "annotations.0.osm_id")  # fmt: skip
+
+
+def test_when_annotations_were_changed_is_told_and_reading_changes_nothing(own):
+    case, server = own
+    AnnotationStore.of(case).save(Judgement("way/2", "existed", "ann"))
+    first = server.get(f"{API}annotations").json["updated_at"]
+    time.sleep(1.1)
+    assert server.get(f"{API}annotations").json["updated_at"] == first
+    AnnotationStore.of(case).save(Judgement("way/3", "existed", "ann"))
+    assert server.get(f"{API}annotations").json["updated_at"] > first
+
+
+def test_without_a_body_what_was_saved_before_is_applied(own):
+    case, server = own
+    AnnotationStore.of(case).save(Judgement("way/2", "existed", "ann"))
+    answer = server.ask("POST", f"{API}apply-annotations")
+    assert (answer.status, answer.json["saved"], answer.json["name"]) == (202, 0, "apply-annotations")
 
 
 # ---------------------------------------------------------------------------------------------------------- verdicts
@@ -358,17 +396,17 @@ def test_an_unknown_building_is_named_and_nothing_saved(server, case):
 
 def test_verdicts_come_in_pages_as_geojson(server, case):
     whole = json.loads(case.paths.verified.read_text())["features"]
-    seen, offset = [], 0
-    while offset is not None:
-        page = server.get(f"{API}verdicts?limit=7&offset={offset}").json
+    seen, after = [], 0
+    while after is not None:
+        page = server.get(f"{API}verdicts?limit=7&after={after}").json
         assert page["type"] == "FeatureCollection"
-        seen, offset = seen + page["features"], page["next"]
+        seen, after = seen + page["features"], page["next"]
     assert [f["properties"]["building_id"] for f in seen] == [f["properties"]["building_id"] for f in whole]
     assert len(seen) == len(BUILDINGS)
 
 
 def test_verdicts_of_an_area_and_of_a_kind(server, case):
-    found = list(verdicts.features(verdicts.table(case)))
+    found = [feature for _, feature in verdicts.features(verdicts.table(case))]
     west, south, east, north = from_geojson(json.dumps(found[5]["geometry"])).bounds
     expected = [f["properties"]["building_id"] for f in found if f["properties"]["verdict"] == "existed"
                 and from_geojson(json.dumps(f["geometry"])).intersects(box(west, south, east, north))]  # fmt: skip
@@ -408,6 +446,8 @@ def test_without_verdicts_it_is_told_what_makes_them(own):
         ("GET", "verdicts?bbox=2,1,1,2", "from west to east", "bbox"),
         ("GET", "verdicts?bbox=nan,0,1,1", "four numbers", "bbox"),
         ("GET", "verdicts?bbox=-200,0,1,1", "within -180,-90,180,90", "bbox"),
+        ("GET", "verdicts?bbox=0,-91,1,1", "within -180,-90,180,90", "bbox"),
+        ("GET", "verdicts?bbox=0,0,1,90.1", "within -180,-90,180,90", "bbox"),
         ("GET", "verdicts?verdict=gone", "should be 'existed'", "verdict"),
         ("GET", "verdicts?limit=1e9", "whole number", "limit"),
     ],
@@ -419,7 +459,7 @@ def test_what_is_wrong_in_an_address_is_named(server, method, path, text, field)
 @pytest.mark.parametrize(
     ("body", "text", "field"),
     [
-        (b"", "is no JSON", "the body"),
+        (b" ", "is no JSON", "the body"),
         (b"{", "is no JSON", "the body"),
         (b"\xff\xfe{}", "is no JSON", "the body"),
         ([], "should be an object", "the body"),
@@ -434,6 +474,11 @@ def test_what_is_wrong_in_an_address_is_named(server, method, path, text, field)
         (
             {"annotations": [{"osm_id": 1, "existed": True, "created_at": "0001-01-01T00:00+14:00"}]},
             "beyond the years",
+            "annotations.0.created_at",
+        ),
+        (
+            {"annotations": [{"osm_id": 1, "existed": True, "created_at": "yesterday"}]},
+            "is 'yesterday', but it should be a time as ISO 8601, such as 2026-05-17T12:00:00Z",
             "annotations.0.created_at",
         ),
         ({"annotations": [{"osm_id": 1, "existed": True, "note": "x"}]}, "openapi.json", "annotations.0.note"),
@@ -537,6 +582,15 @@ def test_too_many_jobs_a_minute_are_told_when_to_come_again(tmp_path):
         assert len(Jobs(case).waiting()) == 2
         assert AnnotationStore.of(case).events() == []
         assert server.ask("POST", f"{API}annotations", ONE).status == 200  # to save is no job
+
+
+def test_what_queues_no_job_is_not_counted(tmp_path):
+    with offered(tmp_path, "--HistorymapApi.submissions_per_minute=1") as (case, server), held(case, tmp_path / "go"):
+        kept = case.paths.probability.rename(tmp_path / "kept")
+        refused(server.ask("POST", f"{API}verify"), 422, "run predict first")
+        kept.rename(case.paths.probability)
+        assert server.ask("POST", f"{API}verify").status == 202
+        assert server.ask("POST", f"{API}verify").status == 429
 
 
 def test_settings_that_break_are_told_until_they_are_put_right(own):
@@ -653,6 +707,7 @@ def test_health_answers_while_others_wait_for_a_store_that_somebody_keeps(own):
             waiting = [pool.submit(server.ask, "POST", f"{API}verify") for _ in range(10)]
             time.sleep(1)
             assert server.get(f"{API}health").status == 200
+            assert server.get(f"{API}annotations").status == 200  # and so do those who only look, elsewhere
             assert not any(one.done() for one in waiting)
             keeper.execute("ROLLBACK")
             keeper.close()
@@ -661,10 +716,12 @@ def test_health_answers_while_others_wait_for_a_store_that_somebody_keeps(own):
 
 def test_broken_settings_do_not_break_metrics(own):
     case, server = own
+    assert "historymap_queue_length" in figures(server)
     case.file.write_text("")
     answer = server.get("metrics")
     assert answer.status == 200
     assert b"python_info" in answer.body
+    assert b"historymap_queue_length" not in answer.body  # rather than old ones
 
 
 # ------------------------------------------------------------------------------------------- as the older manual has it

@@ -55,7 +55,9 @@ def test_health_and_status_are_told(remote, case):
     code, out, _ = remote("health")
     assert (code, json.loads(out)["status"]) == (0, "ok")
     assert json.loads(remote("status", "--json")[1])["training_tiles"] == 2
-    assert remote("status")[1].splitlines()[:3] == read_status(case).table().splitlines()[:3]
+    lines = remote("status")[1].splitlines()
+    assert lines[:3] == read_status(case).table().splitlines()[:3]
+    assert re.match(r"next: historymap --server http\S+ train ", lines[-1])  # there, and not here
 
 
 def test_the_server_may_be_named_either_way(town, remote, capsys):
@@ -67,7 +69,13 @@ def test_the_token_comes_from_the_environment(town, remote, monkeypatch, name):
     monkeypatch.delenv("HISTORYMAP_TOKEN")
     monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
     code, _, err = remote("health")
-    assert (code, "you are not logged in; give the token" in err) == (2, True)
+    assert (code, "give the token of the server by HISTORYMAP_TOKEN; that variable is not set" in err) == (2, True)
+    monkeypatch.setenv(name, "guess")
+    assert (
+        "give the token of the server by HISTORYMAP_TOKEN; what that variable holds is another" in remote("health")[2]
+    )
+    code, _, err = remote("--token", TOKEN, "health")
+    assert (code, "give the token by HISTORYMAP_TOKEN instead" in err, TOKEN in err) == (2, True, False)
     monkeypatch.setenv(name, TOKEN)
     assert remote("health")[0] == 0
 
@@ -75,7 +83,7 @@ def test_the_token_comes_from_the_environment(town, remote, monkeypatch, name):
 def test_a_step_is_queued_and_followed(remote, case):
     code, out, _ = remote("generate-training", "--tiles", 1, "--force", "--wait")
     assert code == 0
-    assert re.search(r"job 1: generate-training is queued; historymap --server http\S+ logs --job 1", out)
+    assert re.search(r"job 1: generate-training is (queued|running); historymap --server http\S+ logs --job 1", out)
     assert "generate-training: 1 tiles" in out
     assert Jobs(case).get(1).record.parameters == {"tiles": 1, "force": True}
 
@@ -85,7 +93,7 @@ def test_what_fails_is_told_by_the_exit_code(remote, case):
         tile.write_bytes(b"no TIFF")
     code, out, err = remote("train", "--epochs", 1, "--wait")
     assert code == 2
-    assert "train is queued" in out
+    assert re.search("train is (queued|running)", out)
     assert "historymap: job 1 (train) failed: " in err
     assert "run generate-training again" in err
 
@@ -138,8 +146,9 @@ def test_verdicts_come_whole_or_in_a_page(remote, case, monkeypatch):
     assert [f["properties"]["building_id"] for f in whole["features"]] == [
         f["properties"]["building_id"] for f in expected
     ]
-    page = json.loads(remote("verdicts", "--limit", 4, "--offset", 8)[1])
+    page = json.loads(remote("verdicts", "--limit", 4, "--after", 8)[1])
     assert (page["features"], page["next"]) == (whole["features"][8:12], 12)
+    assert json.loads(remote("verdicts", "--after", 8)[1])["features"] == whole["features"][8:]
 
 
 def test_verdicts_of_an_area(remote, case):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import http.server
+import shutil
 import socket
 import socketserver
+import subprocess
 import threading
 import time
 from contextlib import contextmanager, suppress
 
 import pytest
+import websocket
 from api_fixtures import MANY, held, offered
-from job_fixtures import PATIENCE, TRUE, quick, said, until
-from server_fixtures import TOKEN, free_port
+from job_fixtures import PATIENCE, TRUE, quick, said, town_of, until
+from server_fixtures import TOKEN, free_port, serve
 
 from historymap_lib import client as module
 from historymap_lib.client import Client, RefusedError
@@ -94,7 +97,7 @@ def test_annotations_and_verdicts(client):
     (told,) = [entry for entry in client.annotations()["annotations"] if entry["osm_id"] == 2]
     assert told["notes"] == "Verified"
     whole = client.verdicts()["features"]
-    page = client.verdicts(limit=4, offset=3)
+    page = client.verdicts(limit=4, after=3)
     assert page["features"] == whole[3:7]
     assert page["next"] == 7
     assert client.verdicts(bbox=(-1.5, -1, 0, 1))["features"] == []
@@ -320,6 +323,7 @@ def listening_for(port, status=503, location=""):
             seen.append(dict(self.headers))
             self.send_response(status)
             self.send_header("Location", location)
+            self.send_header("Set-Cookie", "username-127-0-0-1-8888=secret; Path=/")
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -338,10 +342,89 @@ def listening_for(port, status=503, location=""):
             thread.join()
 
 
-def test_a_proxy_without_a_server_behind_it_is_told_in_the_end(monkeypatch):
+def test_a_proxy_without_a_server_behind_it_is_told_in_the_end_and_no_login_with_it(monkeypatch, caplog):
     monkeypatch.setattr(module, "PATIENCE", 1.0)
-    with listening_for(0) as proxy, pytest.raises(ServerError, match="see whether the server runs"):
+    with listening_for(0) as proxy, pytest.raises(ServerError, match="answers with 503; see whether the") as error:
         list(Client(f"http://127.0.0.1:{proxy.server_port}").follow_logs())
+    assert "secret" not in caplog.text + str(error.value)
+
+
+def test_settings_that_are_broken_for_a_while_end_no_follower(tmp_path, caplog):
+    with offered(tmp_path / "town", MANY) as (case, server):
+        messages = []
+
+        def follow():
+            for message in Client(server.url, TOKEN).follow_logs():
+                messages.append(message)
+                if message.get("status") == "completed":
+                    return
+
+        text = case.file.read_text()
+        case.file.write_text(text.replace("tiles:", "tils:"))
+        follower = threading.Thread(target=follow)
+        follower.start()
+        until(lambda: "answers with 503" in caplog.text)
+        assert "did you mean tiles?" in caplog.text
+        case.file.write_text(text)
+        until(lambda: messages)
+        Jobs(case).submit_command("hello", quick("print('hello')"))
+        follower.join(PATIENCE)
+        assert not follower.is_alive()
+
+
+def test_a_job_that_was_forgotten_before_all_was_told_has_not_completed(town, jobs):
+    """As when `jobs.keep` others have ended, while its follower slept."""
+    job = jobs.submit_command("long", quick("for n in range(200_000): print('line', n, 'x' * 100)"))
+    with Client(town[1].url, TOKEN) as follower:
+        messages = follower.follow_logs(job.id)
+        assert next(messages)["type"] == "connected"
+        job.wait(PATIENCE)
+        jobs.store.delete([job.id])
+        job.log_path.unlink()
+        jobs.submit_command("next", TRUE).wait(PATIENCE)
+        with pytest.raises(RefusedError, match=f"job {job.id} is not known any more") as refused:
+            list(messages)
+    assert refused.value.status == 404
+
+
+def test_what_is_closed_without_a_reason_is_no_end(town, jobs, tmp_path):
+    """As a proxy does that is started anew."""
+    job = jobs.submit_command("ticks", [*quick(TICK), str(tmp_path / "stop")])
+    said(job, "tick 50")
+    closed = threading.Event()
+    received = module._received
+
+    def received_until_closed(connection, until):
+        for frame in received(connection, until):
+            yield frame
+            if not closed.is_set():
+                closed.set()
+                yield websocket.ABNF.OPCODE_CLOSE, (1000).to_bytes(2, "big")
+                return
+
+    with pytest.MonkeyPatch.context() as patch, Client(town[1].url, TOKEN) as follower:
+        patch.setattr(module, "_received", received_until_closed)
+        messages = follower.follow_logs(job.id)
+        assert [next(messages)["type"] for _ in range(2)] == ["connected", "connected"]
+        (tmp_path / "stop").touch()
+        assert list(messages)[-1]["status"] == "completed"
+
+
+def test_a_certificate_is_trusted_as_requests_trusts_it(tmp_path, monkeypatch):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate; apt-get install openssl")
+    subprocess.run(words, check=True, capture_output=True)
+    further = (f"--ServerApp.certfile={certificate}", f"--ServerApp.keyfile={key}")
+    with town_of(tmp_path / "town", idle=60.0) as case, serve(case.file, *further, secure=True) as server:
+        with Client(server.url, TOKEN) as client, pytest.raises(ServerError, match="its certificate is not trusted"):
+            next(client.follow_logs())
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        with Client(server.url, TOKEN) as client:
+            assert client.health()["status"] == "ok"
+            assert next(client.follow_logs())["type"] == "connected"
 
 
 def test_the_token_goes_nowhere_else(town, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,12 +12,14 @@ from contextlib import contextmanager
 
 import pytest
 import websocket
+import yaml
 from api_fixtures import API, MANY, logged_in
 from job_fixtures import PATIENCE, TRUE, hold, quick, said, stop_workers, town_of, until, workers
 from server_fixtures import TOKEN, serve
 
 from historymap_lib.client import Client
 from historymap_lib.jobs import Jobs
+from historymap_lib.project import load
 from historymap_lib.server.messages import JobTold
 
 LINES = 20_000
@@ -87,6 +90,7 @@ def test_without_login_nobody_listens(server, header):
     with pytest.raises(websocket.WebSocketBadStatusException) as error:
         websocket.create_connection(address(server), header=header, timeout=PATIENCE)
     assert error.value.status_code == 403
+    assert json.loads(error.value.resp_body)["message"] == "you are not logged in; give the token of the server"
 
 
 def test_with_a_cookie_only_pages_of_this_server_listen(server):
@@ -111,6 +115,7 @@ def test_a_token_in_the_address_will_do(server):
         ("?job=999999", 404, "there is no job 999999"),
         ("?job=x", 400, "should be a whole number"),
         ("?offset=-1", 400, "should be a whole number"),
+        ("?offset=1", 400, "name that with job"),
         ("?resume=1-2", 400, "should be jobs and bytes"),
         ("?jobs=1", 400, "jobs is no parameter"),
         ("?job=1&job=2", 400, "given twice"),
@@ -326,6 +331,47 @@ def test_after_the_store_was_moved_away_no_old_log_is_taken_for_a_new_one(tmp_pa
         assert new.id > old.id
         assert text_of(messages) == "new\n"
         assert server.get(f"{API}jobs/{new.id}/log").json["text"] == "new\n"
+
+
+def test_after_the_folder_of_jobs_was_removed_new_ones_are_heard_and_no_old_log_is(tmp_path):
+    with town_of(tmp_path / "town", idle=60.0) as case, serve(case.file) as server:
+        old = Jobs(case).submit_command("old", quick("print('old')"))
+        old.wait(PATIENCE)
+        with listening(server) as connection, listening(server, f"?job={old.id}") as one:
+            assert text_of(heard(one)) == "old\n"  # and kept for others
+            stop_workers(case)
+            shutil.rmtree(case.paths.jobs)
+            new = Jobs(case).submit_command("new", quick("print('ne0')"))
+            assert new.id == old.id
+            messages = []
+            while not any(m["type"] == "job_status" and m["status"] == "completed" for m in messages):
+                messages.append(json.loads(connection.recv()))
+        assert text_of(messages) == "ne0\n"
+        with listening(server, "?after=1000&resume=900:5") as connection:  # a follower from before, that comes back
+            assert (connection.first["after"], connection.first["jobs"]) == (0, [])
+            assert json.loads(connection.recv())["job_id"] == new.id
+
+
+def test_settings_that_name_another_place_are_seen_by_those_who_listen_already(tmp_path):
+    with town_of(tmp_path / "town", idle=60.0) as case, serve(case.file) as server:
+        old = Jobs(case).submit_command("old", hold(tmp_path / "go"))
+        said(old, "on")
+        settings = yaml.safe_load(case.file.read_text())
+        with listening(server) as connection, listening(server, f"?job={old.id}") as one:
+            settings["paths"] = settings.get("paths", {}) | {"jobs": "elsewhere"}
+            case.file.write_text(yaml.safe_dump(settings))
+            other = load(case.file)
+            new = Jobs(other).submit_command("new", quick("print('new')"))
+            assert new.id == old.id
+            messages = []
+            while not any(m["type"] == "job_status" and m["status"] == "completed" for m in messages):
+                messages.append(json.loads(connection.recv()))
+            assert text_of(messages).endswith("new\n")
+            while (frame := one.recv_data())[0] != websocket.ABNF.OPCODE_CLOSE:
+                pass
+            assert int.from_bytes(frame[1][:2], "big") == 4404
+        (tmp_path / "go").touch()
+        until(lambda: old.record.ended)  # its worker is told nothing of this
 
 
 def test_a_worker_that_cannot_start_keeps_nobody_from_reading(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from api_fixtures import API, judged_town, logged_in, offered
 from job_fixtures import PATIENCE
-from server_fixtures import TOKEN, Server, free_port, jupyter
+from server_fixtures import TOKEN, Server, free_port, jupyter, serve
 
 from historymap_lib import cli
 from historymap_lib.client import Client
@@ -104,6 +104,13 @@ def test_the_first_page_leads_to_the_interface(server):
     answer = server.get("")
     assert answer.status == 302
     assert answer.headers["Location"].startswith(f"/{API}health")
+
+
+def test_it_does_so_also_below_an_address_of_our_name(town):
+    with serve(town[0].file, base="/historymap/") as server:
+        answer = server.get("")
+        assert answer.headers["Location"].startswith(f"/historymap/{API}health")
+        assert server.get(f"{API}health").status == 200
 
 
 def test_tiles_are_there_too_and_counted(server):

@@ -8,13 +8,13 @@ import os
 import sys
 from dataclasses import fields
 from datetime import datetime
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from historymap_lib.cli_screen import show
-from historymap_lib.client import ENDED, Client, RefusedError
-from historymap_lib.errors import AnnotationsError, ServerError
+from historymap_lib.client import Client, RefusedError
+from historymap_lib.client_logs import ENDED
+from historymap_lib.errors import LOGIN, AnnotationsError, ServerError
 from historymap_lib.status import Item, Status
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ def ask(options: argparse.Namespace) -> int | None:
     """
     if options.token is not None:
         raise ServerError(f"everybody on this machine can read a command line; give the token by {TOKENS[0]} instead")
-    token = next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
+    variable = next((name for name in TOKENS if os.environ.get(name)), None)
+    token = None if variable is None else os.environ[variable]
     with Client(options.server, token) as client:
         try:
             answer = options.ask(client, options)
@@ -133,9 +134,9 @@ def ask(options: argparse.Namespace) -> int | None:
             print("\nwhat runs on the server goes on", file=sys.stderr)
             return 130
         except RefusedError as error:
-            if error.status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            if not str(error).endswith(LOGIN):
                 raise
-            how = "what that variable holds is another" if token else "that variable is not set"
+            how = f"{TOKENS[0]} is not set" if variable is None else f"what {variable} holds is another"
             raise ServerError(f"{error} by {TOKENS[0]}; {how}") from error
     if isinstance(answer, dict):
         print(json.dumps(answer, indent=2, ensure_ascii=False))

@@ -25,7 +25,8 @@ import websocket
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from historymap_lib import __version__
-from historymap_lib.errors import ServerError
+from historymap_lib.client_logs import Outage, Place, received
+from historymap_lib.errors import LOGIN, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,17 +35,8 @@ LOG = logging.getLogger(__name__)
 ROOT = "historymap/api"
 CONNECT, ANSWER = 10.0, 120.0
 """Seconds to wait for a connection, and for an answer."""
-SILENCE = 5.0
-"""Seconds after which a connection without a word is tried."""
-TRIES = 3
-"""How often, before it counts as broken."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
-"""Seconds before connecting again; each pause is twice as long as the one before."""
-PATIENCE = 300.0
-"""Seconds for which a server may be gone while its logs are followed."""
 PAGE = 5000
 """Verdicts that are asked for at once where all are wanted."""
-ENDED = ("cancelled", "completed", "failed", "crashed")
 FORGOTTEN = 4404
 """With what a server closes where a job is not known any more."""
 SAID = 300
@@ -221,14 +213,12 @@ class Client:
 
         """
         until = math.inf if seconds is None else time.monotonic() + seconds
-        place = _Place(job, offset)
-        pause, gone_since = FIRST_PAUSE, math.inf
+        place, outage = Place(job, offset), Outage(self.url)
         while not place.over and time.monotonic() < until:
-            why = ""
             try:
                 for message in self._listen(place, until):
                     yield message
-                    pause, gone_since = FIRST_PAUSE, math.inf
+                    outage.hear(message)
             except ssl.SSLCertVerificationError as error:  # one that requests trusts as well passes
                 said = f"{self.url}: its certificate is not trusted ({error.verify_message}); name that of its maker"
                 raise ServerError(f"{said} by REQUESTS_CA_BUNDLE") from error
@@ -236,21 +226,17 @@ class Client:
                 why = self._passing(error)
             except (OSError, websocket.WebSocketException) as error:
                 why = str(error).rstrip(".") or "the connection broke"
-            if why and gone_since == math.inf:
-                gone_since = time.monotonic()
-                LOG.warning("%s: %s; trying again", self.url, why)
-            if time.monotonic() - gone_since > PATIENCE:
-                raise ServerError(f"{self.url}: {why}; see whether the server runs, then follow again")
+            else:
+                return
             if not place.over:
-                time.sleep(max(0.0, min(pause, until - time.monotonic())))
-                pause = min(2 * pause, LONGEST_PAUSE)
+                outage.wait(why, until)
 
-    def _listen(self, place: _Place, until: float) -> Iterator[dict[str, Any]]:
+    def _listen(self, place: Place, until: float) -> Iterator[dict[str, Any]]:
         """Yield the messages of one connection; it ends where the job or the time does, and breaks elsewhere."""
         address = f"ws{self.url.removeprefix('http')}/{ROOT}/logs?{urlencode(place.query())}"
         connection = self._connected(address)
         try:
-            for kind, content in _received(connection, until):
+            for kind, content in received(connection, until):
                 if kind == websocket.ABNF.OPCODE_CLOSE:
                     said = content[2:].decode(errors="replace")
                     if int.from_bytes(content[:2], "big") == FORGOTTEN:
@@ -318,7 +304,7 @@ class Client:
 
     def _refused(self, status: int, content: Any, wait: str | None = None) -> ServerError:
         if status in (401, 403) and not isinstance(content, dict):
-            return RefusedError(f"{self.url}: you are not logged in; give the token of the server", status)
+            return RefusedError(f"{self.url}: {LOGIN}", status)
         if not isinstance(content, dict) or not isinstance(content.get("message"), str):
             said = f"{self.url}: answers with {status}, and not as historymap does; see whether it is the right server"
             return ServerError(said)
@@ -338,58 +324,6 @@ class Client:
             raise self._refused(error.status_code, content) from None
         said = content.get("message") if isinstance(content, dict) else None
         return f"answers with {error.status_code}" + (f", {said}" if said else "")
-
-
-class _Place:
-    """How far logs have been followed: a byte of one job, or of each that runs, beside the latest job known of."""
-
-    def __init__(self, job: int | None, offset: int) -> None:
-        self.job, self.over = job, False
-        self._offset = offset
-        self._after: int | None = None
-        self._open: dict[int, int] = {}
-
-    def query(self) -> dict[str, Any]:
-        """Return what to ask for, to go on there."""
-        if self.job is not None:
-            return {"job": self.job, "offset": self._offset}
-        if self._after is None:
-            return {}
-        places = ",".join(f"{number}:{offset}" for number, offset in self._open.items())
-        return {"after": self._after} | ({"resume": places} if places else {})
-
-    def note(self, message: dict[str, Any]) -> None:
-        """Go on to where a message leads."""
-        if message["type"] == "connected":
-            self._after = message["after"]
-            self._open = {place["job_id"]: place["offset"] for place in message["jobs"]}
-            return
-        number = message["job_id"]
-        self._after = max(self._after or 0, number)
-        self._open.setdefault(number, 0)
-        if message["type"] == "log":
-            self._offset = self._open[number] = message["offset"]
-        elif message["status"] in ENDED:
-            del self._open[number]
-            self.over = number == self.job
-
-
-def _received(connection: websocket.WebSocket, until: float) -> Iterator[tuple[int, bytes]]:
-    """Yield what comes by a connection, which is tried where nothing does."""
-    tries = 0
-    while (left := until - time.monotonic()) > 0:
-        connection.settimeout(min(SILENCE, left))
-        try:
-            frame = connection.recv_data(control_frame=True)
-        except websocket.WebSocketTimeoutException:
-            if tries == TRIES:
-                raise
-            if time.monotonic() < until:
-                connection.ping()
-                tries += 1
-        else:
-            tries = 0
-            yield frame
 
 
 def _cause(error: BaseException) -> str:

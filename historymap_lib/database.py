@@ -63,9 +63,9 @@ class Database:
 
     def __init__(self, path: Path, kind: Kind) -> None:
         self.path, self._kind = path, kind
-        if path.exists():
-            self._keep_log()
+        self._keeper: sqlite3.Connection | None = None
         self._prepare()
+        self._keep_log()
         if kind.durable and self._log_size() > LOG:
             self.checkpoint()
 
@@ -116,14 +116,16 @@ class Database:
         """Keep SQLite from changing a durable file itself whenever it likes: a copy taken meanwhile shall open.
 
         The last connection that closes moves the log into the file, in place. One that may only read cannot, so it
-        is opened before any other closes, and stays open until the end.
+        is opened before any other closes, and stays open until the end. It takes part in the log once it has read.
         """
         if not self._kind.durable:
             return
         try:
-            keeper = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
-            weakref.finalize(self, keeper.close)
-            keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if self._keeper is None:
+                place = f"{self.path.resolve().as_uri()}?mode=ro"
+                self._keeper = sqlite3.connect(place, uri=True, check_same_thread=False)
+                weakref.finalize(self, self._keeper.close)
+            self._keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.Error as error:
             raise self._told(error) from error
 
@@ -131,8 +133,10 @@ class Database:
         """Make the tables, unless they are there; one process at a time, since the log is switched on by locking."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists() and self._version() == self._kind.version:
-                return
+            if self.path.exists():
+                self._keep_log()
+                if self._version() == self._kind.version:
+                    return
             with FileLock(self.path.with_suffix(".lock"), timeout=PATIENCE):
                 self._make()
         except Timeout as error:

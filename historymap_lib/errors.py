@@ -9,6 +9,9 @@ from __future__ import annotations
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioIOError
 
+LOGIN = "you are not logged in; give the token of the server"
+"""What a server says, and its client understands."""
+
 
 class HistorymapError(Exception):
     """Anything a user can put right; the command line prints it and exits with 2."""

@@ -280,6 +280,19 @@ def test_opening_a_store_changes_nothing_in_the_file_that_somebody_may_be_copyin
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("who", ["is first", "finds an empty file"])
+def test_saving_changes_nothing_in_the_file_either(tmp_path, who):
+    path = tmp_path / "a.db"
+    if who == "finds an empty file":
+        path.touch()
+    store = AnnotationStore(path)
+    before = path.read_bytes()
+    store.save(Judgement("way/1", "existed", "ann"))
+    AnnotationStore(path).save(Judgement("way/2", "existed", "ann"))
+    assert path.read_bytes() == before
+    assert path.with_name("a.db-wal").stat().st_size > 0
+
+
 def test_on_a_drive_of_another_machine_the_journal_is_one_that_works_there_and_people_are_told(tmp_path, monkeypatch):
     disks = [Disk("/", "ext4"), Disk(str(tmp_path.resolve()), "nfs4")]
     monkeypatch.setattr(database.psutil, "disk_partitions", lambda **_: disks)

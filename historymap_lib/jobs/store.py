@@ -216,6 +216,12 @@ class Store:
         with self._database.opened() as db:
             return {number for (number,) in db.execute("SELECT id FROM jobs")}
 
+    def latest(self) -> int:
+        """Return the number that was given last, which none is given again; 0 before the first."""
+        with self._database.opened() as db:
+            row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
+            return 0 if row is None else int(row[0])
+
     def counts(self) -> list[tuple[str, str, int, int, float]]:
         """Return name, state, how many there are, how many of them ran and ended, and for how many seconds in all."""
         query = """

@@ -6,7 +6,8 @@ the server starts about as fast with it as without.
 - `tiles`: the tiles.
 - `calls`: what can be asked over HTTP, `messages` what goes over it, `handlers` how, `routes` where, `openapi` what
   tells other programs of it; `api` is what the configuration says of it.
-- `log_stream`: logs by WebSocket. `metrics`: figures for Prometheus.
+- `log_stream`: logs by WebSocket; `log_watch` looks at them on behalf of all listeners.
+- `metrics`: figures for Prometheus.
 - `service`: a server with this extension alone. `voila`: the tiles in a Voila that runs alone.
 """
 

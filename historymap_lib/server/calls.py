@@ -205,8 +205,9 @@ def retry_job(request: Request) -> messages.Submitted:
 def read_annotations(request: Request) -> messages.AnnotationsTold:
     """Return what people have judged, in the exchange format."""
     store = AnnotationStore.of(request.project)
+    changed = store.changed.isoformat(timespec="milliseconds")  # before reading: what comes meanwhile is told next time
     held = [as_annotation(event) for event in store.get().values()]
-    return messages.AnnotationsTold(annotations=held, updated_at=store.changed.isoformat(timespec="seconds"))
+    return messages.AnnotationsTold(annotations=held, updated_at=changed)
 
 
 def save_annotations(request: Request) -> messages.Saved:

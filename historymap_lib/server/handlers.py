@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, authenticated, stream_request_body
 
-from historymap_lib.errors import HistorymapError
+from historymap_lib.errors import LOGIN, HistorymapError
 from historymap_lib.server.api import RequestError, as_refusal
 from historymap_lib.server.calls import Request
 from historymap_lib.server.messages import Job, Problem
@@ -35,7 +35,6 @@ RESOURCE = "historymap"
 """What an authorizer of Jupyter Server is asked about."""
 JUPYTERS = ("token", "_xsrf", "no_track_activity")
 """Parameters of an address that are Jupyter's own."""
-LOGIN = "you are not logged in; give the token of the server"
 THREADS = 8
 """For calls that only look, and as many for those that change something and may wait for a store or a worker."""
 NO_ANNOTATIONS = b'{"annotations": []}'

@@ -13,13 +13,8 @@ import asyncio
 import json
 import math
 import re
-import secrets
-import time
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,29 +26,22 @@ from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from historymap_lib.errors import HistorymapError
-from historymap_lib.jobs import Jobs, logs
-from historymap_lib.jobs.queue import LOOK, POLL
-from historymap_lib.jobs.store import UNFINISHED, UnknownJobError
+from historymap_lib.jobs import Jobs
+from historymap_lib.jobs.store import UnknownJobError
 from historymap_lib.server.api import RequestError, as_refusal
 from historymap_lib.server.handlers import Answering, checked, in_thread, query_of
+from historymap_lib.server.log_watch import pool
 from historymap_lib.server.messages import JobTold, Natural, Number, Query
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from historymap_lib.jobs.store import Record
     from historymap_lib.server.api import HistorymapApi
+    from historymap_lib.server.log_watch import Look, Store, Watch
 
-PIECE = 1 << 15
-"""Bytes of a log that are sent at once: little enough that nobody waits for another's."""
-KEPT = 64
-"""Pieces that are kept, since most listeners read at the same place."""
 END = b"end"
 """What the last ping says; once it is answered, all that was sent has arrived."""
 OVER, GONE, FORGOTTEN = 1000, 1011, 4404
 """With what a connection is closed (RFC 6455, 7.4): all is said; not just now; the job is not known any more."""
-Store = tuple[int, int, str]
-"""Which store of jobs: device and inode of its file, and a mark of our own."""
 
 
 def _places(value: str) -> str:
@@ -76,152 +64,6 @@ class LogsQuery(Query):
         return {int(number): int(offset) for number, offset in pairs}
 
 
-@dataclass(frozen=True)
-class Look:
-    """A job as it stood at a look, and the size of its log."""
-
-    record: Record
-    size: int
-
-    @classmethod
-    def at(cls, jobs: Jobs, stored: Record) -> Look:
-        """Return how a job stands: it is over when the store says so, for until then it may print."""
-        if stored.started is None:
-            return cls(stored, 0)
-        told = jobs.files.told(stored)
-        told = told if told.ended == stored.ended else stored
-        with suppress(OSError):
-            return cls(told, jobs.files.log(stored.id).stat().st_size)
-        return cls(told, 0)
-
-
-class Watch:
-    """Looks at jobs and logs on behalf of all listeners, a few times a second while there are any."""
-
-    def __init__(self, api: HistorymapApi) -> None:
-        self._api = api
-        self._jobs: Jobs | None = None
-        self._listeners = 0
-        self._task: asyncio.Task[None] | None = None
-        self._turn: asyncio.Future[None] | None = None
-        self._looking = asyncio.Lock()
-        self._pieces: OrderedDict[tuple[int, int, int], asyncio.Future[tuple[bytes, int]]] = OrderedDict()
-        self._woken, self._odd = 0.0, ""
-        self.store: Store | None = None
-        self.seen: dict[int, Look] = {}
-
-    async def join(self) -> None:
-        """Begin to look, if nobody listened before.
-
-        Raises:
-            HistorymapError: the case or its store cannot be read.
-
-        """
-        self._listeners += 1
-        try:
-            await self._see()
-        except BaseException:
-            self.leave()
-            raise
-        if self._task is None:
-            self._task = asyncio.create_task(self._go_on())
-
-    def leave(self) -> None:
-        """Stop looking when nobody listens any more."""
-        self._listeners -= 1
-        if self._listeners == 0:
-            if self._task is not None:
-                self._task.cancel()
-            self._task, self._jobs = None, None
-            self.store, self.seen = None, {}
-            self._pieces.clear()
-
-    def turn(self) -> asyncio.Future[None]:
-        """Return what is done at the next look, for all listeners."""
-        if self._turn is None or self._turn.done():
-            self._turn = asyncio.get_running_loop().create_future()
-        return self._turn
-
-    async def piece(self, number: int, offset: int, size: int) -> tuple[bytes, int]:
-        """Return the message with what a log of some size holds from a byte on, a piece at most, and the next byte."""
-        key, jobs = (number, offset, min(size, offset + PIECE)), self._jobs
-        assert jobs is not None  # noqa: S101 - whoever asks listens
-        if key not in self._pieces:
-            log = jobs.files.log(number)
-            self._pieces[key] = asyncio.ensure_future(in_thread(lambda: _message(log, number, offset), _pool()))
-            self._pieces[key].add_done_callback(lambda done: done.exception())  # those who asked may be gone
-            if len(self._pieces) > KEPT:
-                self._pieces.popitem(last=False)
-        try:
-            return await asyncio.shield(self._pieces[key])
-        except OSError:
-            self._pieces.pop(key, None)
-            raise
-
-    async def _go_on(self) -> None:
-        while True:
-            await asyncio.sleep(POLL)
-            try:
-                await self._see()
-            except (HistorymapError, OSError) as error:  # perhaps better next time
-                if str(error) != self._odd:
-                    self._api.log.warning("logs: %s", error)
-                self._odd = str(error)
-            except Exception:
-                self._api.log.exception("logs cannot be looked at")
-            if self._turn is not None and not self._turn.done():
-                self._turn.set_result(None)
-
-    async def _see(self) -> None:
-        async with self._looking:  # of two who come at once the second must not take away what the first has seen
-            jobs, store, seen = await in_thread(self._look, _pool())
-            if store != self.store:
-                self._pieces.clear()
-            self._jobs, self.store, self.seen = jobs, store, seen
-
-    def _look(self) -> tuple[Jobs, Store, dict[int, Look]]:
-        """Return all jobs, after reading those that may have changed, and which store they are of.
-
-        It is another where the settings have changed, or where the old one was moved away.
-        """
-        jobs = Jobs(self._api.project())
-        stat = jobs.files.store.stat()
-        known = self.seen if self.store is not None and self.store[:2] == (stat.st_dev, stat.st_ino) else {}
-        newest = max(known, default=0)
-        open_ones = [number for number, look in known.items() if not look.record.ended]
-        marks = ", ".join("?" for _ in open_ones)
-        found = jobs.store.find(f"id >= ? OR id IN ({marks})", newest, *open_ones)
-        last = next((record for record in reversed(found) if record.id >= newest), None)
-        if known and (last is None or (last.id == newest and last.created != known[newest].record.created)):
-            known, found = {}, jobs.store.find("1")  # a new file may have the number of the old one
-        store = self.store if known and self.store is not None else (stat.st_dev, stat.st_ino, secrets.token_hex(4))
-        kept = known.keys() if len(found) == len({newest, *open_ones}) else jobs.store.numbers()
-        seen = {number: look for number, look in known.items() if number in kept}
-        seen |= {record.id: Look.at(jobs, record) for record in found}
-        if any(record.state in UNFINISHED for record in found) and time.monotonic() > self._woken + LOOK:
-            self._woken = time.monotonic()
-            self._api.wake(jobs)
-        return jobs, store, seen
-
-    def begin(self, number: int) -> int:
-        """Return the byte from which on a job that runs already is listened to: after its last finished line."""
-        return 0 if self._jobs is None else logs.end(self._jobs.files.log(number))
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    """Return threads of their own: listeners must not wait for calls that wait for a store."""
-    return ThreadPoolExecutor(2, "historymap-logs")
-
-
-def _message(log: Path, number: int, offset: int) -> tuple[bytes, int]:
-    chunk = logs.read(log, offset, PIECE)
-    if not log.exists():
-        raise UnknownJobError(f"job {number} is not known any more, nor what it printed")
-    told = {"type": "log", "job_id": number, "text": chunk.text, "live": chunk.live, "offset": chunk.offset}
-    return json.dumps(told, ensure_ascii=False).encode(), chunk.offset
-
-
 @dataclass
 class _Place:
     """Where a listener is in a job."""
@@ -241,7 +83,7 @@ class LogsSocket(Answering, WebSocketMixin, WebSocketHandler, JupyterHandler):
         self._query = LogsQuery()
         self._at: dict[int, _Place] = {}
         self._after = 0
-        self._store: Any = None
+        self._store: Store | None = None
         self._task: asyncio.Task[None] | None = None
         self._joined = False
         self._arrived = asyncio.Event()
@@ -271,7 +113,7 @@ class LogsSocket(Answering, WebSocketMixin, WebSocketHandler, JupyterHandler):
             if self._query.job is None and self._query.offset:
                 said = "offset is a byte of the log of a job; name that with job"
                 raise RequestError(HTTPStatus.BAD_REQUEST, said, field="offset")  # noqa: TRY301 - one way to refuse
-            await in_thread(self._find, _pool())
+            await in_thread(self._find, pool())
         except RequestError as refusal:
             self.refuse(refusal)
         except (HistorymapError, OSError) as error:
@@ -331,15 +173,16 @@ class LogsSocket(Answering, WebSocketMixin, WebSocketHandler, JupyterHandler):
 
     async def _begin(self) -> None:
         query, seen, self._store = self._query, self._watch.seen, self._watch.store
+        assert self._store is not None  # noqa: S101 - it has joined
         if query.job is not None:
             self._at = {query.job: _Place(query.offset)}
-        elif query.after is not None and query.after <= max(seen, default=0):  # else of a store that is gone
+        elif query.after is not None and query.after <= self._store.latest:  # else of a store that is gone
             self._after = query.after
             self._at = {number: _Place(offset) for number, offset in query.resumed().items() if number in seen}
         elif query.after is None:
-            self._after = max(seen, default=0)
+            self._after = self._store.latest
             running = [number for number, look in seen.items() if not look.record.ended]
-            begins = await in_thread(lambda: [self._watch.begin(number) for number in running], _pool())
+            begins = await in_thread(lambda: [self._watch.begin(number) for number in running], pool())
             self._at = {number: _Place(begin) for number, begin in zip(running, begins, strict=True)}
         places = [{"job_id": number, "offset": place.offset} for number, place in self._at.items()]
         await self._send({"type": "connected", "job": query.job, "after": self._after, "jobs": places})

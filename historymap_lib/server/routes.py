@@ -9,7 +9,8 @@ from jupyter_server.utils import url_path_join
 
 from historymap_lib.server.calls import CALLS
 from historymap_lib.server.handlers import CallHandler, DocumentHandler, NothingHandler
-from historymap_lib.server.log_stream import LogsSocket, Watch
+from historymap_lib.server.log_stream import LogsSocket
+from historymap_lib.server.log_watch import Watch
 from historymap_lib.server.openapi import document
 
 if TYPE_CHECKING:

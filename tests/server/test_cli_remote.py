@@ -69,11 +69,9 @@ def test_the_token_comes_from_the_environment(town, remote, monkeypatch, name):
     monkeypatch.delenv("HISTORYMAP_TOKEN")
     monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
     code, _, err = remote("health")
-    assert (code, "give the token of the server by HISTORYMAP_TOKEN; that variable is not set" in err) == (2, True)
+    assert (code, "give the token of the server by HISTORYMAP_TOKEN; HISTORYMAP_TOKEN is not set" in err) == (2, True)
     monkeypatch.setenv(name, "guess")
-    assert (
-        "give the token of the server by HISTORYMAP_TOKEN; what that variable holds is another" in remote("health")[2]
-    )
+    assert f"give the token of the server by HISTORYMAP_TOKEN; what {name} holds is another" in remote("health")[2]
     code, _, err = remote("--token", TOKEN, "health")
     assert (code, "give the token by HISTORYMAP_TOKEN instead" in err, TOKEN in err) == (2, True, False)
     monkeypatch.setenv(name, TOKEN)

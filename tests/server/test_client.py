@@ -18,6 +18,7 @@ from job_fixtures import PATIENCE, TRUE, quick, said, town_of, until
 from server_fixtures import TOKEN, free_port, serve
 
 from historymap_lib import client as module
+from historymap_lib import client_logs
 from historymap_lib.client import Client, RefusedError
 from historymap_lib.errors import HistorymapError, ServerError
 from historymap_lib.jobs import Jobs
@@ -275,7 +276,7 @@ def test_over_a_line_that_breaks_again_and_again_nothing_is_lost_or_comes_twice(
 
 
 def test_a_line_that_falls_silent_is_given_up_for_another(town, jobs, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SILENCE", 0.3)
+    monkeypatch.setattr(client_logs, "SILENCE", 0.3)
     job = jobs.submit_command("ticks", [*quick(TICK), str(tmp_path / "stop")])
     messages = []
     with Line(town[1].port) as line, Client(line.url, TOKEN) as follower:
@@ -291,15 +292,15 @@ def test_a_line_that_falls_silent_is_given_up_for_another(town, jobs, tmp_path, 
 
 
 def test_a_server_that_stays_away_is_told_in_the_end(monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    monkeypatch.setattr(client_logs, "PATIENCE", 1.0)
     with pytest.raises(ServerError, match="see whether the server runs, then follow again"):
         list(Client(f"http://127.0.0.1:{free_port()}").follow_logs())
 
 
 def test_after_a_long_silence_it_is_as_patient_as_at_first(town, jobs, monkeypatch):
     until(lambda: not jobs.unfinished())
-    monkeypatch.setattr(module, "PATIENCE", 2.0)
-    monkeypatch.setattr(module, "SILENCE", 0.5)
+    monkeypatch.setattr(client_logs, "PATIENCE", 2.0)
+    monkeypatch.setattr(client_logs, "SILENCE", 0.5)
     messages = []
     with Line(town[1].port) as line, Client(line.url, TOKEN) as follower:
         for message in follower.follow_logs():
@@ -343,7 +344,7 @@ def listening_for(port, status=503, location=""):
 
 
 def test_a_proxy_without_a_server_behind_it_is_told_in_the_end_and_no_login_with_it(monkeypatch, caplog):
-    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    monkeypatch.setattr(client_logs, "PATIENCE", 1.0)
     with listening_for(0) as proxy, pytest.raises(ServerError, match="answers with 503; see whether the") as error:
         list(Client(f"http://127.0.0.1:{proxy.server_port}").follow_logs())
     assert "secret" not in caplog.text + str(error.value)
@@ -387,12 +388,31 @@ def test_a_job_that_was_forgotten_before_all_was_told_has_not_completed(town, jo
     assert refused.value.status == 404
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_a_server_that_cannot_go_on_is_told_in_the_end_also_if_it_answers(town, jobs, tmp_path, monkeypatch, running):
+    """As where a log cannot be read: it connects, tells of the job, and closes."""
+    monkeypatch.setattr(client_logs, "PATIENCE", 1.0)
+    job = jobs.submit_command("ticks", [*quick(TICK), str(tmp_path / "stop")])
+    said(job, "tick 50")
+    if not running:
+        (tmp_path / "stop").touch()
+        job.wait(PATIENCE)
+    log = job.log_path.rename(tmp_path / "log")
+    job.log_path.mkdir()
+    with Client(town[1].url, TOKEN) as follower, pytest.raises(ServerError, match="see whether the server runs"):
+        list(follower.follow_logs(job.id))
+    job.log_path.rmdir()
+    log.rename(job.log_path)
+    (tmp_path / "stop").touch()
+    job.wait(PATIENCE)
+
+
 def test_what_is_closed_without_a_reason_is_no_end(town, jobs, tmp_path):
     """As a proxy does that is started anew."""
     job = jobs.submit_command("ticks", [*quick(TICK), str(tmp_path / "stop")])
     said(job, "tick 50")
     closed = threading.Event()
-    received = module._received
+    received = client_logs.received
 
     def received_until_closed(connection, until):
         for frame in received(connection, until):
@@ -403,7 +423,7 @@ def test_what_is_closed_without_a_reason_is_no_end(town, jobs, tmp_path):
                 return
 
     with pytest.MonkeyPatch.context() as patch, Client(town[1].url, TOKEN) as follower:
-        patch.setattr(module, "_received", received_until_closed)
+        patch.setattr(module, "received", received_until_closed)
         messages = follower.follow_logs(job.id)
         assert [next(messages)["type"] for _ in range(2)] == ["connected", "connected"]
         (tmp_path / "stop").touch()

@@ -333,7 +333,8 @@ def test_after_the_store_was_moved_away_no_old_log_is_taken_for_a_new_one(tmp_pa
         assert server.get(f"{API}jobs/{new.id}/log").json["text"] == "new\n"
 
 
-def test_after_the_folder_of_jobs_was_removed_new_ones_are_heard_and_no_old_log_is(tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+def test_after_the_folder_of_jobs_was_removed_new_ones_are_heard_and_no_old_log_is(tmp_path, count):
     with town_of(tmp_path / "town", idle=60.0) as case, serve(case.file) as server:
         old = Jobs(case).submit_command("old", quick("print('old')"))
         old.wait(PATIENCE)
@@ -341,15 +342,40 @@ def test_after_the_folder_of_jobs_was_removed_new_ones_are_heard_and_no_old_log_
             assert text_of(heard(one)) == "old\n"  # and kept for others
             stop_workers(case)
             shutil.rmtree(case.paths.jobs)
-            new = Jobs(case).submit_command("new", quick("print('ne0')"))
-            assert new.id == old.id
+            jobs = Jobs(case)
+            new = jobs._add([jobs._row("new", quick(f"print('ne{n}')"), {}, None) for n in range(count)])  # at once
+            assert new[0].id == old.id
             messages = []
-            while not any(m["type"] == "job_status" and m["status"] == "completed" for m in messages):
+            while sum(m["type"] == "job_status" and m["status"] == "completed" for m in messages) < count:
                 messages.append(json.loads(connection.recv()))
-        assert text_of(messages) == "ne0\n"
+        assert text_of(messages) == "".join(f"ne{n}\n" for n in range(count))
         with listening(server, "?after=1000&resume=900:5") as connection:  # a follower from before, that comes back
             assert (connection.first["after"], connection.first["jobs"]) == (0, [])
-            assert json.loads(connection.recv())["job_id"] == new.id
+            assert json.loads(connection.recv())["job_id"] == new[0].id
+
+
+def test_the_newest_job_may_be_forgotten_first_and_all_is_heard_once(tmp_path):
+    with town_of(tmp_path / "town", idle=60.0, keep=1) as case, serve(case.file) as server:
+        jobs = Jobs(case)
+        first = jobs.submit_command("ticks", [*quick(TICK), str(tmp_path / "first")])
+        said(first, "tick 50")
+        with listening(server) as connection, listening(server, f"?job={first.id}") as one:
+            second = jobs.submit_command("ticks", [*quick(TICK), str(tmp_path / "second")])
+            third = jobs.submit_command("never", TRUE)
+            third.cancel()
+            (tmp_path / "first").touch()
+            assert heard(one)[-1]["status"] == "completed"
+            said(second, "tick 50")
+            until(lambda: jobs.store.numbers() == {first.id, second.id})  # of what has ended the latest is kept
+            with listening(server, f"?after={third.id}&resume={second.id}:0") as again:
+                assert (again.first["after"], [p["job_id"] for p in again.first["jobs"]]) == (third.id, [second.id])
+            (tmp_path / "second").touch()
+            messages = []
+            while not any(m["job_id"] == second.id and m.get("status") == "completed" for m in messages):
+                messages.append(json.loads(connection.recv()))
+        assert text_of(messages, second.id) == second.log_path.read_text()
+        ticks = [int(line.split()[1]) for line in text_of(messages, first.id).splitlines()]
+        assert ticks == list(range(ticks[0], ticks[-1] + 1))
 
 
 def test_settings_that_name_another_place_are_seen_by_those_who_listen_already(tmp_path):

@@ -133,10 +133,8 @@ class Database:
         """Make the tables, unless they are there; one process at a time, since the log is switched on by locking."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists():
-                self._keep_log()
-                if self._version() == self._kind.version:
-                    return
+            if self.path.exists() and self._version() == self._kind.version:
+                return
             with FileLock(self.path.with_suffix(".lock"), timeout=PATIENCE):
                 self._make()
         except Timeout as error:
@@ -147,6 +145,8 @@ class Database:
             raise self._kind.error(said) from error
 
     def _version(self) -> int:
+        if self.path.exists():  # what closes here may be the last, for whoever made the file may have ended
+            self._keep_log()
         with self.opened() as db:
             version = int(db.execute("PRAGMA user_version").fetchone()[0])
         if version > self._kind.version:

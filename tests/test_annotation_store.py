@@ -17,6 +17,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 from case_fixtures import change, lattice, make_case, seen, write_probability
+from filelock import FileLock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -291,6 +292,21 @@ def test_saving_changes_nothing_in_the_file_either(tmp_path, who):
     AnnotationStore(path).save(Judgement("way/2", "existed", "ann"))
     assert path.read_bytes() == before
     assert path.with_name("a.db-wal").stat().st_size > 0
+
+
+def test_whoever_waits_while_another_makes_the_store_and_ends_changes_nothing_in_it(tmp_path, monkeypatch):
+    path, found = tmp_path / "a.db", []
+    path.touch()
+
+    class Waiting(FileLock):
+        def __enter__(self):
+            subprocess.run([sys.executable, "-c", WRITER, str(path), "1", "5"], check=True, stdout=subprocess.PIPE)
+            found.append(path.read_bytes())
+            return super().__enter__()
+
+    monkeypatch.setattr(database, "FileLock", Waiting)
+    assert AnnotationStore(path).events()
+    assert [path.read_bytes()] == found
 
 
 def test_on_a_drive_of_another_machine_the_journal_is_one_that_works_there_and_people_are_told(tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ it.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import ssl
 import time
@@ -31,7 +30,6 @@ from historymap_lib.errors import LOGIN, ServerError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-LOG = logging.getLogger(__name__)
 ROOT = "historymap/api"
 CONNECT, ANSWER = 10.0, 120.0
 """Seconds to wait for a connection, and for an answer."""

@@ -120,25 +120,36 @@ def plan_sample(*, seed: int, size_m: float, resolution: float) -> Sample:
     today = [today[i] for i in rng.permutation(len(today))]
     middles = shapely.get_coordinates(shapely.centroid([building.outline for building in today]))
     jump = shapely.contains_xy(flight.strip, middles)[:, None] * np.array(flight.jump_metres)
-    outlines, drawn_off = _draw_map(rng, today, middles, np.array(flight.jump_metres) / 2)
+    plain = np.array([building.outline for building in today])
+    outlines, drawn_off = draw_map(rng, plain, middles, np.array(flight.jump_metres) / 2)
     ids, names = _name(rng, today)
     photo = photograph(rng, town, ground, flight, margin(rng, size, middles))
     off = np.hypot(*(drawn_off - jump).T)
     return Sample(photo, today, outlines, ids, names, off, size, resolution)
 
 
-def _draw_map(
-    rng: Rng, buildings: list[Building], middles: FloatArray, mean: FloatArray
+def draw_map(
+    rng: Rng,
+    plain: NDArray[Any],
+    middles: FloatArray,
+    mean: FloatArray,
+    *,
+    sway: float = MAP_SWAY,
+    jitter: tuple[float, float] = (JITTER, MAX_JITTER),
+    reach: float = MAX_OFFSET,
 ) -> tuple[NDArray[Any], FloatArray]:
-    """Return the footprints as drawn, off by up to about two metres, and how far off each is, (n, 2) metres."""
-    sway = np.column_stack([waves(rng, (350, 900))(middles), waves(rng, (350, 900))(middles)]) * MAP_SWAY / 2**0.5
-    jitter = _limited(rng.normal(0, JITTER, middles.shape), MAX_JITTER)
-    plain = np.array([building.outline for building in buildings])
+    """Return n footprints as drawn, and how far off each is, (n, 2) metres, in length up to about `reach`.
+
+    `plain` are the true outlines, `middles` (n, 2) their middles in metres; all are off by `mean`, by neighbourhood by
+    `sway` besides, and singly by `jitter` (its standard deviation and its limit), all in metres.
+    """
+    waved = np.column_stack([waves(rng, (350, 900))(middles), waves(rng, (350, 900))(middles)]) * sway / 2**0.5
+    single = _limited(rng.normal(0, jitter[0], middles.shape), jitter[1])
     for _ in range(2):
-        off = mean + _limited(sway + jitter, MAX_OFFSET - float(np.hypot(*mean)))
+        off = mean + _limited(waved + single, reach - float(np.hypot(*mean)))
         drawn = np.array([shapely.transform(o, lambda p, d=d: p + d) for o, d in zip(plain, off, strict=True)])
         one, other = shapely.STRtree(drawn).query(drawn, predicate="intersects")
-        jitter[np.unique(one[one != other])] = 0  # neighbours wall to wall are drawn together
+        single[np.unique(one[one != other])] = 0  # neighbours wall to wall are drawn together
     return shapely.simplify(drawn, SIMPLIFIED), off
 
 

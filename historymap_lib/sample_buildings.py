@@ -71,12 +71,17 @@ Wings = tuple[Wing, ...]
 
 @dataclass(frozen=True)
 class Building:
-    """One building in local metres; `stood` when the photo was taken, on the map of `today`."""
+    """One building in local metres; `stood` when the photo was taken, on the map of `today`.
+
+    `kind` says how it came: "old", or later as "estate", "scattered", "infill" (among neighbours), "walls" (against
+    one) or "replaced" (where the photo shows another).
+    """
 
     wings: Wings
     tag: str
     stood: bool = True
     today: bool = True
+    kind: str = "old"
 
     @cached_property
     def outline(self) -> Any:
@@ -358,7 +363,7 @@ def since(rng: Rng, old: list[Site], *, later: int, replaced: int) -> None:
     infill = set(rng.choice(len(kept), size=min(later, len(kept)), replace=False, p=odds / odds.sum()).tolist())
     for k in sorted(infill):
         site, i = kept[k]
-        site.buildings[i] = replace(site.buildings[i], stood=False)
+        site.buildings[i] = replace(site.buildings[i], stood=False, kind="infill")
     for k, (site, i) in enumerate(kept):
         if replaced > 0 and k not in infill and site.buildings[i].tag not in SPECIAL:
             replaced -= _replace(rng, site, i)
@@ -378,7 +383,7 @@ def _replace(rng: Rng, site: Site, index: int) -> bool:
         shared = old.outline.intersection(new.outline).area / min(old.outline.area, area)
         low, high = REPLACED_OVERLAP
         if low < shared < high and not site.meets(outline_of(wings, 1.0), but=new):
-            site.buildings[index] = replace(new, stood=False)
+            site.buildings[index] = replace(new, stood=False, kind="replaced")
             site.buildings.append(old)
             return True
     return False

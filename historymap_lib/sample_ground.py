@@ -27,7 +27,9 @@ PARCELS = {  # how often each kind of field
 WOODED = 0.33  # of the ground that was not built on
 TREE_DENSITY = {"wood": 1 / 17, "pasture": 1 / 450, "meadow": 1 / 1500, "court": 1 / 420, "yard": 1 / 900}  # a m2
 GARDEN_TREES = 1 / 520, 1 / 170  # a m2
-SITE_COVER = {"centre": "court", "industry": "yard", "farm": "yard"}
+SITE_COVER = {
+    "centre": "court", "industry": "yard", "farm": "yard", "quarter": "court", "compounds": "court", "shanty": "yard",
+}  # fmt: skip
 GROWN = 0.9  # of the trees of an orchard
 MIN_PARCEL = 40.0  # m2
 AVENUES = 0.11  # of the streets
@@ -54,7 +56,7 @@ class Ground:
         self.trees.append(np.column_stack([points, wide, 2 * wide * slender * rng.uniform(0.7, 1.3, len(points))]))
 
 
-def cover(rng: Rng, town: Town) -> Ground:
+def cover(rng: Rng, town: Town, overhang: float = OVERHANG) -> Ground:
     """Return what covers the ground of the photo's time."""
     ground = Ground()
     seen, woods = rng.uniform(0, town.size**2 / 20), 0.0
@@ -67,7 +69,7 @@ def cover(rng: Rng, town: Town) -> Ground:
         _site(rng, ground, site)
     _streets(rng, ground, town)
     _shore_and_rail(rng, ground, town)
-    _clear(ground, [building for building in town.buildings() if building.stood], town.water)
+    clear(ground, [building for building in town.buildings() if building.stood], town.water, overhang)
     return ground
 
 
@@ -246,12 +248,12 @@ def _shore_and_rail(rng: Rng, ground: Ground, town: Town) -> None:
         ground.clutter.append(Wing(x, y, rng.uniform(4, 15), rng.uniform(1.6, 4), rng.uniform(0, pi), 1.4))
 
 
-def _clear(ground: Ground, buildings: list[Building], water: Any) -> None:
+def clear(ground: Ground, buildings: list[Building], water: Any, overhang: float) -> None:
     """Fell the trees and take away the clutter that stand inside buildings; crowns may still hang over roofs."""
     tree = shapely.STRtree([building.outline for building in buildings])
     trees = np.concatenate([*ground.trees, np.empty((0, 4))])
     trees = trees[~shapely.contains_xy(water, trees[:, :2])]
-    stems = shapely.buffer(shapely.points(trees[:, :2]), OVERHANG * trees[:, 2], quad_segs=2)
+    stems = shapely.buffer(shapely.points(trees[:, :2]), overhang * trees[:, 2], quad_segs=2)
     inside = np.unique(tree.query(stems, predicate="intersects")[0])
     ground.trees = [np.delete(trees, inside, axis=0)]
     if ground.clutter:

@@ -5,6 +5,7 @@ Arrays are (rows, columns), row 0 in the north, over the square of the town at `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, hypot, pi, radians, sin
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,14 @@ from historymap_lib.sample_buildings import chance
 from historymap_lib.sample_town import waves
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from historymap_lib.sample_buildings import FloatArray, Rng, Wing
     from historymap_lib.sample_ground import Ground
     from historymap_lib.sample_town import Town
 
 Image = NDArray[np.float32]
+Crown = Callable[[Image, Image], Image]  # the height of a crown, as a share of the tree's, over -1 to 1 both ways
 
 NODATA = 0
 PATCH = 1024  # pixels of noise that repeat
@@ -172,14 +174,14 @@ def photograph(rng: Rng, town: Town, ground: Ground, flight: Flight, bare: Any) 
     tones = [tone for building in town.buildings() if building.stood for tone in _roof_tones(rng, len(building.wings))]
     clutter = rng.uniform(0.18, 0.85, len(ground.clutter)).tolist()
     texture = room.noise(1.6), room.noise(9)
-    scene = _ground(room, ground, texture)
+    scene = paint_ground(room, ground, texture)
     roofs, heights = _roofs(room, [*ground.clutter, *stood], [*clutter, *tones], flight)
-    crowns = _crowns(room, ground.trees[0])
+    crowns = stamp_crowns(room, ground.trees[0])
     crowns += np.where(crowns > 0, texture[0] * 0.45, 0).astype(np.float32)
     scene = np.where(roofs > 0, roofs * (1 + 0.05 * texture[0] + 0.05 * texture[1]), scene)
     leafy = crowns > heights + 0.2
-    scene = np.where(leafy, _leaves(room, crowns, flight, texture), scene)
-    shade = _shade(np.maximum(crowns, heights), flight)
+    scene = np.where(leafy, paint_leaves(room, crowns, flight, texture), scene)
+    shade = cast_shade(np.maximum(crowns, heights), flight)
     scene *= 1 - (1 - SKYLIGHT) * shade
     return _film(room, scene.astype(np.float32), flight, bare)
 
@@ -190,14 +192,16 @@ def _roof_tones(rng: Rng, wings: int) -> list[float]:
     return [base * share for share in rng.normal(1, 0.03, wings)]
 
 
-def _ground(room: Darkroom, ground: Ground, texture: tuple[Image, Image]) -> Image:
+def paint_ground(
+    room: Darkroom, ground: Ground, texture: tuple[Image, Image], tones: Mapping[str, Tone] = TONES
+) -> Image:
     """Return the reflectance of the ground."""
     rng, count = room.rng, len(ground.covers) + 1
     which = room.burn([shape for shape, _, _ in ground.covers])
     tone, mottle = np.full(count, 0.42, np.float32), np.full(count, 0.08, np.float32)
     furrow = np.zeros((3, count), np.float32)
     for i, (_, kind, angle) in enumerate(ground.covers, start=1):
-        look = TONES[kind]
+        look = tones[kind]
         tone[i], mottle[i] = rng.uniform(*look.tone), look.mottle
         wave = 2 * pi / max(rng.uniform(*look.period), 2.5 * room.resolution)
         furrow[:, i] = rng.uniform(*look.furrow), -sin(angle) * wave, cos(angle) * wave
@@ -209,21 +213,21 @@ def _ground(room: Darkroom, ground: Ground, texture: tuple[Image, Image]) -> Ima
     return np.asarray(np.clip(scene, 0.05, 1), np.float32)
 
 
-def _faces(wing: Wing) -> list[tuple[FloatArray, tuple[float, float, float]]]:
+def faces(wing: Wing) -> list[tuple[FloatArray, tuple[float, float, float]]]:
     """Return the faces of a roof: corners, and the plane z = a + b x + c y in the wing's own coordinates."""
     a, b = wing.length / 2, wing.depth / 2
     if wing.rise == 0:
         return [(wing.corners(), (wing.eave, 0, 0))]
     top, pitch, ridge = wing.eave + wing.rise, wing.rise / b, max(a - b, 0) if wing.hip else a
-    faces = [
+    found = [
         (wing.at([-a, a, ridge, -ridge], [side * b, side * b, 0, 0]), (top, 0.0, -side * pitch)) for side in (-1, 1)
     ]
     if wing.hip:
-        faces += [
+        found += [
             (wing.at([side * a, side * a, side * ridge], [-b, b, 0]), (top + pitch * ridge, -side * pitch, 0.0))
             for side in (-1, 1)
         ]
-    return faces
+    return found
 
 
 def _roofs(room: Darkroom, wings: list[Wing], tones: list[float], flight: Flight) -> tuple[Image, Image]:
@@ -232,7 +236,7 @@ def _roofs(room: Darkroom, wings: list[Wing], tones: list[float], flight: Flight
     east, north, up = flight.sun
     for wing, tone in zip(wings, tones, strict=True):
         c, s = cos(wing.angle), sin(wing.angle)
-        for points, (z, along, across) in _faces(wing):
+        for points, (z, along, across) in faces(wing):
             bx, by = c * along - s * across, s * along + c * across
             lit = max(0.0, (up - bx * east - by * north) / hypot(1, bx, by) / up)
             shapes.append(Polygon(points))
@@ -243,7 +247,13 @@ def _roofs(room: Darkroom, wings: list[Wing], tones: list[float], flight: Flight
     return table[which, 0], np.asarray(heights, np.float32)
 
 
-def _crowns(room: Darkroom, trees: FloatArray) -> Image:
+def round_crown(x: Image, y: Image) -> Image:
+    """Return the height of a crown, as a share of the tree's, where the crown reaches from -1 to 1."""
+    away = x**2 + y**2
+    return np.asarray(np.where(away < 1, 0.55 + 0.45 * (1 - away), 0))
+
+
+def stamp_crowns(room: Darkroom, trees: FloatArray, crown: Crown = round_crown) -> Image:
     """Return the heights of the trees in metres, 0 where there is none."""
     heights = np.zeros((room.side, room.side), np.float32)
     columns, rows = trees[:, 0] / room.resolution, (room.size - trees[:, 1]) / room.resolution
@@ -253,8 +263,7 @@ def _crowns(room: Darkroom, trees: FloatArray) -> Image:
         half = round(radius)
         if half not in stamps:
             y, x = np.mgrid[-half : half + 1, -half : half + 1]
-            away = (x**2 + y**2) / (half + 0.3) ** 2
-            stamps[half] = np.where(away < 1, 0.55 + 0.45 * (1 - away), 0).astype(np.float32)
+            stamps[half] = crown(x / (half + 0.3), y / (half + 0.3)).astype(np.float32)
         top, left = int(row) - half, int(column) - half
         if top < 0 or left < 0 or top + 2 * half >= room.side or left + 2 * half >= room.side:
             continue
@@ -263,16 +272,22 @@ def _crowns(room: Darkroom, trees: FloatArray) -> Image:
     return heights
 
 
-def _leaves(room: Darkroom, crowns: Image, flight: Flight, texture: tuple[Image, Image]) -> Image:
+def paint_leaves(
+    room: Darkroom,
+    crowns: Image,
+    flight: Flight,
+    texture: tuple[Image, Image],
+    tones: tuple[float, float] = LEAVES,
+) -> Image:
     """Return the brightness of crowns, lighter on the side of the sun."""
     east, north, _ = flight.sun
     slope = -east * ndimage.sobel(crowns, 1) + north * ndimage.sobel(crowns, 0)
     lit = np.clip(1 + slope / (8 * room.resolution) * 0.28, 0.45, 1.75)
-    tone = sum(LEAVES) / 2 + (LEAVES[1] - LEAVES[0]) / 3 * np.clip(texture[1], -2, 2)
+    tone = sum(tones) / 2 + (tones[1] - tones[0]) / 3 * np.clip(texture[1], -2, 2)
     return np.asarray(tone * lit, np.float32)
 
 
-def _shade(heights: Image, flight: Flight) -> Image:
+def cast_shade(heights: Image, flight: Flight) -> Image:
     """Return 1 in the shade, 0 in the sun: a march along the sun's rays that doubles its stride."""
     east, north, up = flight.sun
     level = hypot(east, north)
@@ -309,19 +324,19 @@ def _film(room: Darkroom, scene: Image, flight: Flight, bare: Any) -> NDArray[np
     grain = rng.uniform(4, 6.5) * room.noise(0.75) + rng.uniform(1.5, 3) * room.noise(2.0)
     photo += grain * np.clip(0.45 + photo / 200, 0, 1.1)  # less of it in the dark
     photo = 255 - np.log1p(np.exp((248 - photo) / 9)) * 9  # the shoulder of the film: lights run together
-    _scratch(room, photo)
+    scratch(room, photo)
     return np.where(room.burn([bare]) > 0, NODATA, np.clip(np.rint(photo), 1, 255)).astype(np.uint8)
 
 
-def _scratch(room: Darkroom, photo: Image) -> None:
+def scratch(room: Darkroom, photo: Image, amount: float = 1.0) -> None:
     """Add scratches, fibres and specks of dust, light or dark."""
     rng, size = room.rng, room.size
     marks = []
-    for _ in range(max(3, int(size / 90))):
+    for _ in range(max(3, int(size / 90 * amount))):
         start, turn, length = rng.uniform(0, size, 2), rng.uniform(0, 2 * pi), rng.exponential(0.05 * size)
         steps = start + np.cumsum(rng.normal([cos(turn), sin(turn)], 0.12, (12, 2)), axis=0) * length / 12
         marks.append(LineString(steps).buffer(room.resolution * rng.uniform(0.3, 0.7)))
-    specks = rng.uniform(0, size, (int(size**2 / 5000), 2))
+    specks = rng.uniform(0, size, (int(size**2 / 5000 * amount), 2))
     marks += list(shapely.buffer(shapely.points(specks), rng.exponential(0.45, len(specks)) + 0.2))
     tone = np.append(0, rng.choice([-70, 55, 90], len(marks)) * rng.uniform(0.4, 1, len(marks))).astype(np.float32)
     photo += tone[room.burn(marks)]

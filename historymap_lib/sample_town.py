@@ -61,6 +61,7 @@ Left = tuple[District, Any, list[Any]]  # a district, its ground before streets 
 
 
 Wave = Callable[[FloatArray], FloatArray]
+Pattern = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,12 @@ class Town:
 
 def lay_out(rng: Rng, size: float) -> Town:
     """Return a town on a square of `size` metres."""
-    water = _water(rng, size)
-    rail = _rail(rng, size, water)
+    water = draw_water(rng, size)
+    rail = draw_rail(rng, size, water)
     town = Town(size, water, rail)
-    centre = _centre(rng, size, water)
-    warp = _warp(rng)
-    cells = _districts(rng, size, centre, rail, warp)
+    centre = choose_centre(rng, size, water)
+    warp = draw_bend(rng)
+    cells = draw_districts(rng, size, centre, rail, warp)
     town.districts = [district for district, _ in cells]
     free = shapely.union_all([water.buffer(7), rail.buffer(8)])
     left = _build_old(rng, town, cells, centre=centre, free=free, warp=warp)
@@ -127,7 +128,7 @@ def waves(rng: Rng, length: tuple[float, float], count: int = 3) -> Wave:
     return value
 
 
-def _warp(rng: Rng) -> Callable[[Any], Any]:
+def draw_bend(rng: Rng) -> Callable[[Any], Any]:
     """Return a function that bends straight streets a little."""
     dx, dy = waves(rng, (280, 600)), waves(rng, (280, 600))
     reach = rng.uniform(4, 14)
@@ -146,7 +147,7 @@ def _across(size: float, through: tuple[float, float], angle: float, wave: Wave,
     return LineString(frame.at(along.tolist(), aside.tolist()))
 
 
-def _water(rng: Rng, size: float) -> Any:
+def draw_water(rng: Rng, size: float) -> Any:
     """Return a river, a lake or a shore."""
     kind = rng.choice(["river", "lake", "shore"])
     wave = waves(rng, (0.35 * size, 0.9 * size))
@@ -165,14 +166,14 @@ def _water(rng: Rng, size: float) -> Any:
     return line.buffer(0.5 * size).intersection(box(-size, -size, 2 * size, 2 * size))
 
 
-def _centre(rng: Rng, size: float, water: Any) -> FloatArray:
+def choose_centre(rng: Rng, size: float, water: Any) -> FloatArray:
     """Return where the town began: not far from the water, not at the edge."""
     spots = rng.uniform(0.28, 0.72, (40, 2)) * size
     away = shapely.distance(shapely.points(spots), water)
     return np.asarray(spots[np.abs(away - 0.09 * size).argmin()])
 
 
-def _rail(rng: Rng, size: float, water: Any) -> Any:
+def draw_rail(rng: Rng, size: float, water: Any) -> Any:
     """Return a gently bent line across the square, of several the one that crosses the least water."""
     lines = []
     for _ in range(RAIL_TRIES):
@@ -182,7 +183,7 @@ def _rail(rng: Rng, size: float, water: Any) -> Any:
     return min(lines, key=lambda line: line.intersection(water).length - 0.25 * line.length)
 
 
-def _districts(
+def draw_districts(
     rng: Rng, size: float, centre: FloatArray, rail: Any, warp: Callable[[Any], Any]
 ) -> list[tuple[District, Any]]:
     """Return the districts from the centre outward, each with its ground before the streets were bent."""
@@ -205,9 +206,9 @@ def _districts(
     return found
 
 
-def _grid(rng: Rng, cell: Any, angle: float, pattern: str) -> list[Street]:
+def draw_grid(rng: Rng, cell: Any, angle: float, pattern: Pattern) -> list[Street]:
     """Return the streets within a district, in two directions."""
-    across, along, width = PATTERNS[pattern]
+    across, along, width = pattern
     reach = hypot(*(np.ptp(shapely.get_coordinates(cell), axis=0))) / 2
     frame = Wing(cell.centroid.x, cell.centroid.y, 1, 1, angle)
     rows = np.arange(-reach + rng.uniform(0, across[0]), reach, rng.uniform(*across))
@@ -217,7 +218,7 @@ def _grid(rng: Rng, cell: Any, angle: float, pattern: str) -> list[Street]:
     return [Street(line, rng.uniform(*width)) for line in parts if line.length > MIN_STREET]
 
 
-def _blocks(district: District, streets: list[Street], free: Any, size: float) -> list[Any]:
+def cut_blocks(district: District, streets: list[Street], free: Any, size: float) -> list[Any]:
     """Return the blocks that the streets leave of a district."""
     roads = [street.line.buffer(street.width / 2 + 1) for street in streets]
     ground = district.ground.buffer(-5).intersection(box(2, 2, size - 2, size - 2))
@@ -243,10 +244,10 @@ def _build_old(
         if count >= wanted and district.use == "villas":
             left.append((district, cell, [(district.ground.buffer(-4) & inside) - free]))
             continue
-        streets = [Street(warp(s.line), s.width) for s in _grid(rng, cell, district.angle, district.use)]
+        streets = [Street(warp(s.line), s.width) for s in draw_grid(rng, cell, district.angle, PATTERNS[district.use])]
         town.streets += streets
         empty = []
-        blocks = _blocks(district, streets, free, town.size)
+        blocks = cut_blocks(district, streets, free, town.size)
         nearest = np.argsort([Point(*centre).distance(block) for block in blocks])
         for block in [blocks[i] for i in nearest]:
             if count >= wanted or (district.use == "villas" and chance(rng, 0.06)):
@@ -287,27 +288,27 @@ def _build_late(
     count = 0
     for i in rng.permutation(len(left)):
         district, cell, ground = left[i]
-        farms = _farms(rng, district, ground)
+        farms = build_farms(rng, district, ground)
         town.old += farms
         if count >= wanted:
             continue
-        streets = [Street(warp(s.line), s.width) for s in _grid(rng, cell, district.angle, "estate")]
+        streets = [Street(warp(s.line), s.width) for s in draw_grid(rng, cell, district.angle, PATTERNS["estate"])]
         area = shapely.union_all(ground)
         use = str(rng.choice(["villas", "mixed", "rows", "slabs", "industry"], p=[0.34, 0.3, 0.12, 0.16, 0.08]))
-        for block in _blocks(district, streets, free, town.size):
+        for block in cut_blocks(district, streets, free, town.size):
             plot = block.intersection(area)
             if count >= wanted or plot.geom_type != "Polygon" or plot.area < MIN_BLOCK:
                 continue
             kept = [b for farm in farms for b in farm.buildings if b.today and b.outline.intersects(plot)]
             site = Site(plot, use if chance(rng, 0.7) else "mixed", district.angle, list(kept))
             FILLERS[site.use](rng, site)
-            site.buildings = [Building(b.wings, b.tag, stood=False) for b in site.buildings[len(kept) :]]
+            site.buildings = [Building(b.wings, b.tag, stood=False, kind="estate") for b in site.buildings[len(kept) :]]
             count += len(site.buildings)
             town.late.append(site)
     return count
 
 
-def _farms(rng: Rng, district: District, ground: list[Any]) -> list[Site]:
+def build_farms(rng: Rng, district: District, ground: list[Any]) -> list[Site]:
     """Return up to two farms with their yards; some were gone before today."""
     farms = []
     for area in ground:
@@ -330,7 +331,7 @@ def _farms(rng: Rng, district: District, ground: list[Any]) -> list[Site]:
         today = [kept and chance(rng, 0.85) for _ in site.buildings]
         stood = [not kept or chance(rng, 0.8) for _ in site.buildings]
         site.buildings = [
-            Building(b.wings, b.tag, stood=then or not now, today=now)
+            Building(b.wings, b.tag, then or not now, now, "old" if then or not now else "scattered")
             for b, then, now in zip(site.buildings, stood, today, strict=True)
         ]
         farms.append(site)

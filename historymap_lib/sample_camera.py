@@ -1,4 +1,4 @@
-"""The photo of a varied town: its roofs in the light of its sun, what leans where the camera looks aslant, and the film.
+"""The photo of a varied town: its roofs under its sun, what leans where the camera looks aslant, and the film.
 
 Arrays are (rows, columns), row 0 in the north. The counterpart of `sample_photo.photograph` for a `Style`.
 """
@@ -31,7 +31,7 @@ from historymap_lib.sample_roofs import Face, roof_faces
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from historymap_lib.sample_buildings import Rng, Wing
+    from historymap_lib.sample_buildings import FloatArray, Rng, Wing
     from historymap_lib.sample_ground import Ground
     from historymap_lib.sample_photo import Flight
     from historymap_lib.sample_style import Film, Style
@@ -42,12 +42,15 @@ STOREY_STEP = 0.4  # metres of height by which the leaning scene is built up
 DEEPEST = 0.35  # of the light that crevices between walls lose under the open sky
 CREVICE = 2.5  # metres
 PALM_LEAVES = 9
+USUAL_CROWNS = 0.0, 0.5  # the share of round crowns in full leaf, whatever the other trees are
 BLOCK = 8  # pixels
 DARKEST, LIGHTEST, SHOULDER = 8.0, 248.0, 8.0  # grey levels at which the curve bends, and how softly
 LEAST_GREY, MOST_GREY = 1, 255
 
 
-def photograph_varied(rng: Rng, town: Town, ground: Ground, flight: Flight, bare: Any, style: Style) -> NDArray[np.uint8]:
+def photograph_varied(
+    rng: Rng, town: Town, ground: Ground, flight: Flight, *, bare: Any, style: Style
+) -> NDArray[np.uint8]:
     """Return the (rows, columns) photo, 1 to 255, and 0 over `bare`; `flight` carries the sun and the seam."""
     finer = 2 if flight.resolution > FINE else 1
     room = Darkroom(rng, town.size, flight.resolution / finer)
@@ -73,10 +76,7 @@ def _expose(room: Darkroom, town: Town, ground: Ground, flight: Flight, style: S
     roofs, heights = _paint_roofs(room, found, flight, light.skylight)
     weather = rng.uniform(0.02, 0.07)
     scene = np.where(roofs > 0, roofs * (1 + weather * (texture[0] + texture[1])), scene)
-    trees = ground.trees[0]
-    if soil.crown == "bare":
-        trees = trees * (1, 1, 0.8, 0.8)
-    crowns = stamp_crowns(room, trees, _CROWNS[soil.crown])
+    crowns = _paint_crowns(room, ground.trees[0], soil.crown)
     crowns += np.where(crowns > 0, texture[0] * 0.45, 0).astype(np.float32)
     leafy = crowns > heights + 0.2
     dark, bright = rng.uniform(0.6, 1.1) * LEAVES[0], rng.uniform(0.9, 1.7) * LEAVES[1]
@@ -86,6 +86,13 @@ def _expose(room: Darkroom, town: Town, ground: Ground, flight: Flight, style: S
     around = ndimage.uniform_filter(tops, max(3, round(2 * CREVICE / room.resolution)))
     scene = scene * (1 - np.clip((around - tops) / 6, 0, DEEPEST) * light.skylight)
     return np.asarray(scene, np.float32), np.asarray(tops, np.float32)
+
+
+def _paint_crowns(room: Darkroom, trees: FloatArray, kind: str) -> Image:
+    """Return the heights of the trees in metres, 0 where there is none; some are of the usual kind everywhere."""
+    usual = room.rng.random(len(trees)) < room.rng.uniform(*USUAL_CROWNS)
+    others = trees[~usual] * (1, 1, *GROWTH[kind])
+    return np.maximum(stamp_crowns(room, trees[usual]), stamp_crowns(room, others, CROWNS[kind]))
 
 
 def _block(wing: Wing, tone: float) -> Face:
@@ -120,15 +127,16 @@ def _palm_crown(x: Image, y: Image) -> Image:
 def _bare_crown(x: Image, y: Image) -> Image:
     """Return a crown without leaves: twigs through which the ground is seen."""
     away, turn = np.hypot(x, y), np.arctan2(y, x)
-    twig = np.cos(7 * turn + 9 * away) + np.cos(5 * turn - 13 * away) > 0.5 + 0.5 * away  # noqa: PLR2004
+    twig = np.cos(7 * turn + 9 * away) + np.cos(5 * turn - 13 * away) > 0.5 + 0.5 * away
     return np.asarray(np.where((away < 1) & twig, 0.9 - 0.5 * away, 0))
 
 
-_CROWNS: dict[str, Crown] = {"round": round_crown, "palm": _palm_crown, "bare": _bare_crown}
+CROWNS: dict[str, Crown] = {"round": round_crown, "palm": _palm_crown, "bare": _bare_crown}
+GROWTH = {"round": (1.0, 1.0), "palm": (1.2, 0.6), "bare": (0.9, 0.8)}  # of the radius and of the height
 
 
 def _lean(scene: Image, heights: Image, lean: tuple[float, float], resolution: float) -> Image:
-    """Return the scene with everything moved by its height times `lean`, built up from the ground; walls come into view."""
+    """Return the scene with everything moved by its height times `lean`, from the ground up; walls come into view."""
     wall = float(np.quantile(scene, 0.3))
     leaning, top = scene.copy(), float(heights.max())
     for low in np.arange(STOREY_STEP, top + STOREY_STEP, STOREY_STEP):
@@ -179,7 +187,7 @@ def _shoulders(photo: Image) -> Image:
 
 
 def _blocks(photo: Image, step: float) -> Image:
-    """Return the photo as strong compression leaves it: the cosines of 8 x 8 blocks in steps, coarser for finer waves."""
+    """Return the photo as strong compression leaves it: the cosines of 8 x 8 blocks in steps, coarse for fine waves."""
     height, width = (side // BLOCK * BLOCK for side in photo.shape)
     parts = photo[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     waves = fft.dctn(parts, axes=(1, 3), norm="ortho")

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import shapely
 from shapely import LineString, Point, Polygon, box
 
-from historymap_lib.sample_buildings import ANNEX, Building, Site, chance
+from historymap_lib.sample_buildings import ANNEX, Site, chance
 from historymap_lib.sample_quarters import PATTERNS, QUARTERS
 from historymap_lib.sample_town import PATTERNS as TOWN_PATTERNS
 from historymap_lib.sample_town import (

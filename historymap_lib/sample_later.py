@@ -62,7 +62,9 @@ def _replace(rng: Rng, site: Site, index: int) -> bool:
         area = new.outline.area * np.exp(rng.uniform(np.log(0.35), np.log(1.6)))
         turn, away = rng.uniform(0, 2 * pi), rng.uniform(0.2, 1.0)
         spot = x + away * reach_u * cos(turn), y + away * reach_v * sin(turn)
-        wings = placed(cottage(rng, (area * 0.95, area * 1.05)), *spot, angle + rng.choice([0, pi / 2, 0.25, -0.4, 0.7]))
+        wings = placed(
+            cottage(rng, (area * 0.95, area * 1.05)), *spot, angle + rng.choice([0, pi / 2, 0.25, -0.4, 0.7])
+        )
         old = Building(wings, new.tag, today=False)
         shared = old.outline.intersection(new.outline).area
         same = shared / (old.outline.area + new.outline.area - shared)
@@ -74,7 +76,7 @@ def _replace(rng: Rng, site: Site, index: int) -> bool:
 
 
 def frame_of(wings: Wings) -> tuple[float, float, float, float, float]:
-    """Return middle x, y, angle, and half the extent along and across of the rectangle about all wings, as the largest lies."""
+    """Return x, y, angle, half length and half depth of the rectangle about all wings that lies as the largest does."""
     main = max(wings, key=lambda wing: wing.length * wing.depth)
     points = np.concatenate([wing.corners() for wing in wings]) - (main.x, main.y)
     c, s = cos(main.angle), sin(main.angle)
@@ -101,7 +103,8 @@ def _add(rng: Rng, town: Town, count: int) -> None:
                 wings = _beside(rng, hosts[rng.integers(len(hosts))], wings, rng.uniform(*GAPS[kind]))
             else:
                 x, y, *_ = frame_of(wings)
-                wings = placed(tuple(w.moved(-x, -y, 0) for w in wings), *rng.uniform(0, town.size, 2), rng.uniform(0, pi))
+                spot, turn = rng.uniform(0, town.size, 2), rng.uniform(0, pi)
+                wings = placed(tuple(wing.moved(-x, -y, 0) for wing in wings), spot[0], spot[1], turn)
             building = Building(wings, model.tag, stood=False, kind="scattered")
             if taken.take(building.outline):
                 site.buildings.append(building)

@@ -44,7 +44,9 @@ def varied_tones(rng: Rng, soil: Soil) -> dict[str, Tone]:
         shift = rng.normal(0, 0.05)
         if kind in STREETS:
             shift += soil.street - (low + high) / 2
-        bounds = [float(np.clip((middle + (x + shift - middle) * soil.spread) * soil.gain, 0.06, 1)) for x in (low, high)]
+        bounds = [
+            float(np.clip((middle + (x + shift - middle) * soil.spread) * soil.gain, 0.06, 1)) for x in (low, high)
+        ]
         tones[kind] = Tone((bounds[0], bounds[1]), tone.furrow, tone.period, min(0.22, tone.mottle * soil.mottle))
     return tones
 
@@ -72,18 +74,18 @@ def _anywhere(rng: Rng, town: Town) -> tuple[tuple[float, float], float]:
     return (x, y), float(town.districts[rng.integers(len(town.districts))].angle + rng.choice([0, pi / 2]))
 
 
-def _patch(rng: Rng, ground: Ground, spot: Any, size: tuple[float, float], angle: float, kind: str) -> None:
-    wing = Wing(spot[0], spot[1], size[0], size[1], angle + rng.normal(0, 0.03))
-    ground.covers.append((Polygon(wing.corners()), kind, angle))
+def _patch(ground: Ground, where: Wing, kind: str) -> None:
+    ground.covers.append((Polygon(where.corners()), kind, where.angle))
 
 
 def _fields(rng: Rng, ground: Ground, area: Any, angle: float, soil: Soil) -> None:
     """Add bright and dark strips, bare soil, terraces, bushes, and round stacks to open ground."""
     if area.is_empty:
         return
-    for spot in strew(rng, area, int(area.area / 2500 * soil.lookalikes)):
+    for x, y in strew(rng, area, int(area.area / 2500 * soil.lookalikes)):
         kind = str(rng.choice(["pale", "plain", "plough", "terrace", "bed", "dim", "lawn"]))
-        _patch(rng, ground, spot, (rng.uniform(5, 40), rng.uniform(4, 14)), angle + rng.choice([0, pi / 2]), kind)
+        turned = angle + rng.choice([0, pi / 2]) + rng.normal(0, 0.03)
+        _patch(ground, Wing(x, y, rng.uniform(5, 40), rng.uniform(4, 14), turned), kind)
     _blots(rng, ground, area, int(area.area / 5000))
     if chance(rng, 0.4):
         for x, y in strew(rng, area, int(area.area / rng.uniform(1500, 6000))):
@@ -95,17 +97,19 @@ def _fields(rng: Rng, ground: Ground, area: Any, angle: float, soil: Soil) -> No
 def _blots(rng: Rng, ground: Ground, area: Any, count: int) -> None:
     """Add patches of bare soil of no shape."""
     for x, y in strew(rng, area, count):
-        turns = np.linspace(0, 2 * pi, 12, endpoint=False)
-        reach = rng.uniform(2, 12) * rng.uniform(0.5, 1.2, 12)
-        ground.covers.append((Polygon(np.column_stack([x + reach * np.cos(turns), y + reach * np.sin(turns)])), "soil", 0.0))
+        steps = np.cumsum(rng.normal(0, rng.uniform(0.8, 4), (int(rng.integers(3, 9)), 2)), axis=0)
+        spots = shapely.points(steps + np.array([x, y]))
+        worn = shapely.union_all(shapely.buffer(spots, rng.uniform(0.6, 4, len(spots)), quad_segs=4))
+        ground.covers.append((worn, "soil", 0.0))
 
 
 def _yards(rng: Rng, ground: Ground, site: Site, soil: Soil) -> None:
     """Add paved yards, beds, walls and fences between the houses of a block, and what lies about."""
     area = site.ground.area
-    for spot in strew(rng, site.ground, int(area / 220 * soil.lookalikes)):
+    for x, y in strew(rng, site.ground, int(area / 220 * soil.lookalikes)):
         kind = str(rng.choice(["pale", "plain", "soil", "bed", "dim", "court"], p=[0.2, 0.2, 0.2, 0.16, 0.08, 0.16]))
-        _patch(rng, ground, spot, (rng.uniform(2.5, 14), rng.uniform(2, 8)), site.angle, kind)
+        turned = site.angle + rng.normal(0, 0.03)
+        _patch(ground, Wing(x, y, rng.uniform(2.5, 14), rng.uniform(2, 8), turned), kind)
     _blots(rng, ground, site.ground, int(area / 1500))
     for building in site.buildings:
         if chance(rng, 0.3):
@@ -116,7 +120,7 @@ def _yards(rng: Rng, ground: Ground, site: Site, soil: Soil) -> None:
         if chance(rng, TALLEST_LITTER):
             ground.clutter.append(Wing(x, y, wide, deep, angle, rng.uniform(0.4, 1.8)))
         else:
-            _patch(rng, ground, (x, y), (wide, deep), angle, str(rng.choice(["pale", "dim", "plain"])))
+            _patch(ground, Wing(x, y, wide, deep, angle), str(rng.choice(["pale", "dim", "plain"])))
     ground.plant(rng, strew(rng, site.ground, int(area / 260 * soil.trees)), (0.5, 3.4), 1.4)
 
 
@@ -139,20 +143,20 @@ def _enclose(rng: Rng, ground: Ground, building: Building) -> None:
 
 
 def _before(rng: Rng, ground: Ground, site: Site, soil: Soil) -> None:
-    """Cover some of the ground on which something came later: a plot, a yard or bare soil, larger or smaller than that."""
+    """Cover some of the ground on which something came later: a plot, a yard, bare soil, of another size."""
     for building in site.buildings:
         if building.kind != "replaced" and chance(rng, min(0.3 * soil.lookalikes, 0.6)):
             main = max(building.wings, key=lambda wing: wing.length * wing.depth)
             spot = (main.x, main.y) + rng.normal(0, 0.25, 2) * main.depth
             size = main.length * rng.uniform(0.4, 1.8), main.depth * rng.uniform(0.4, 1.8)
             kind = str(rng.choice(["pale", "plain", "soil", "bed", "dim", "court", "lawn"]))
-            _patch(rng, ground, spot, size, main.angle + rng.normal(0, 0.15), kind)
+            _patch(ground, Wing(spot[0], spot[1], size[0], size[1], main.angle + rng.normal(0, 0.15)), kind)
 
 
 def _tennis(rng: Rng, ground: Ground, spot: tuple[float, float], angle: float) -> None:
     length, depth = rng.uniform(22, 36), rng.uniform(11, 18)
     kind = str(rng.choice(["plain", "soil", "dim"]))
-    _patch(rng, ground, spot, (length, depth), angle, kind)
+    _patch(ground, Wing(*spot, length, depth, angle), kind)
     court = Wing(*spot, length * 0.75, depth * 0.7, angle)
     ground.covers.append((Polygon(court.corners()).exterior.buffer(0.15), "line", 0.0))
     ground.covers.append((LineString(court.at([0, 0], [-court.depth / 2, court.depth / 2])).buffer(0.15), "line", 0.0))
@@ -160,7 +164,7 @@ def _tennis(rng: Rng, ground: Ground, spot: tuple[float, float], angle: float) -
 
 def _pool(rng: Rng, ground: Ground, spot: tuple[float, float], angle: float) -> None:
     length, depth, rim = rng.uniform(5, 16), rng.uniform(3, 8), rng.uniform(0.6, 2)
-    _patch(rng, ground, spot, (length + 2 * rim, depth + 2 * rim), angle, "pale")
+    _patch(ground, Wing(*spot, length + 2 * rim, depth + 2 * rim, angle), "pale")
     ground.covers.append((Polygon(Wing(*spot, length, depth, angle).corners()), str(rng.choice(["dim", "plain"])), 0.0))
 
 
@@ -170,7 +174,7 @@ def _floor(rng: Rng, ground: Ground, spot: tuple[float, float], angle: float) ->
     if chance(rng, 0.5):
         ground.covers.append((shapely.Point(spot).buffer(wide / 2), "pale", 0.0))
     else:
-        _patch(rng, ground, spot, (wide, wide * rng.uniform(0.6, 1)), angle, "pale")
+        _patch(ground, Wing(*spot, wide, wide * rng.uniform(0.6, 1), angle), "pale")
 
 
 def _lot(rng: Rng, ground: Ground, spot: tuple[float, float], angle: float) -> None:

@@ -64,7 +64,7 @@ def _with_lean_to(rng: Rng, main: Wing, odds: float) -> Wings:
 def fill_quarter(rng: Rng, site: Site) -> None:
     """Build wall to wall on plots of all sizes, with courts, passages and few gaps between."""
     smallest, gap = rng.uniform(22, 70), rng.choice([0.0, 0.15, 0.8])
-    full = rng.uniform(0.72, 0.95)
+    full = rng.uniform(0.78, 1.0)
     for u0, u1, v0, v1 in _plots(rng, site, smallest, rng.uniform(3, 7)):
         if not chance(rng, full):
             continue

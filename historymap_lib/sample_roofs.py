@@ -1,4 +1,4 @@
-"""The roofs of a varied town: tile, slate, tin in patches, thatch, felt, concrete with what stands on it, unfinished floors.
+"""The roofs of a varied town: tile, slate, patched tin, thatch, felt, concrete with its furniture, unfinished floors.
 
 A roof becomes faces: polygons with a tone and a plane, painted in their order. Local metres as in `sample_buildings`.
 """
@@ -130,12 +130,12 @@ def _on_ridge(rng: Rng, wing: Wing, tone: float) -> list[Face]:
         line = Wing(wing.x, wing.y, wing.length, rng.uniform(0.25, 0.5), wing.angle, top)
         found.append(Face(Polygon(line.corners()), float(tone * rng.choice([0.75, 1.25])), (top, 0.0, 0.0)))
     if chance(rng, 0.25):
-        found.append(_box(rng, wing, (0.6, 1.1), (0.5, 0.9), top + 0.9, float(rng.uniform(0.2, 0.8))))
+        found.append(_box(rng, wing, (0.6, 1.1), (0.5, 0.9), top=top + 0.9, tone=float(rng.uniform(0.2, 0.8))))
     return found
 
 
 def _box(
-    rng: Rng, wing: Wing, length: tuple[float, float], depth: tuple[float, float], top: float, tone: float
+    rng: Rng, wing: Wing, length: tuple[float, float], depth: tuple[float, float], *, top: float, tone: float
 ) -> Face:
     """Return something with a level top somewhere on a wing, its sides along the wing's."""
     long, deep = rng.uniform(*length), rng.uniform(*depth)
@@ -155,13 +155,11 @@ def _on_flat(rng: Rng, wing: Wing, tone: float, kind: str, clutter: float) -> li
         found.append(Face(shape.difference(inner), float(tone * rng.uniform(0.75, 1.35)), (rim, 0.0, 0.0)))
     if chance(rng, 0.3 * clutter):
         share = rng.uniform(0.3, 0.7)
-        part = _box(
-            rng, wing, (wing.length * share, wing.length), (wing.depth * share, wing.depth), top + 3,
-            float(np.clip(tone * rng.normal(1, 0.2), 0.12, 1.1)),
-        )  # fmt: skip
-        found.append(part)
+        sizes = (wing.length * share, wing.length), (wing.depth * share, wing.depth)
+        other = float(np.clip(tone * rng.normal(1, 0.2), 0.12, 1.1))
+        found.append(_box(rng, wing, *sizes, top=top + 3, tone=other))
     if chance(rng, 0.45 * clutter):
-        found.append(_box(rng, wing, (2.0, 3.6), (1.8, 3.0), top + 2.4, float(tone * rng.uniform(0.7, 1.3))))
+        found.append(_box(rng, wing, (2.0, 3.6), (1.8, 3.0), top=top + 2.4, tone=float(tone * rng.uniform(0.7, 1.3))))
     for _ in range(rng.poisson(0.8 * clutter)):
         spot = wing.at([rng.uniform(-0.45, 0.45) * wing.length], [rng.uniform(-0.45, 0.45) * wing.depth])
         tank = shapely.points(spot)[0].buffer(rng.uniform(0.5, 0.85), quad_segs=3)
@@ -169,19 +167,17 @@ def _on_flat(rng: Rng, wing: Wing, tone: float, kind: str, clutter: float) -> li
     if kind == "unfinished":
         found += _walls_begun(rng, wing, tone)
     for _ in range(rng.poisson(clutter * wing.length * wing.depth / 16)):
-        found.append(_box(rng, wing, (0.4, 2.4), (0.3, 1.4), top + 0.4, float(rng.uniform(0.15, 0.95))))
+        found.append(_box(rng, wing, (0.4, 2.4), (0.3, 1.4), top=top + 0.4, tone=float(rng.uniform(0.15, 0.95))))
     return found
 
 
 def _walls_begun(rng: Rng, wing: Wing, tone: float) -> list[Face]:
     """Return the walls of the next floor, open to the sky."""
-    found, height, bright = [], wing.eave + rng.uniform(0.6, 2.8), float(tone * rng.uniform(0.9, 1.8))
+    height, bright = wing.eave + rng.uniform(0.6, 2.8), float(tone * rng.uniform(0.9, 1.8))
     a, b = wing.length / 2, wing.depth / 2
     lines: list[FloatArray] = [
         wing.at([u, u], [-b, b]) for u in np.arange(-a, a + 0.1, max(2.4, wing.length / rng.integers(2, 5)))
     ]
     lines += [wing.at([-a, a], [v, v]) for v in np.arange(-b, b + 0.1, max(2.4, wing.depth / rng.integers(1, 4)))]
-    for line in shapely.buffer(shapely.linestrings(lines), 0.15, cap_style="flat"):
-        if chance(rng, 0.8):
-            found.append(Face(line, bright, (height, 0.0, 0.0)))
-    return found
+    walls = shapely.buffer(shapely.linestrings(lines), 0.15, cap_style="flat")
+    return [Face(wall, bright, (height, 0.0, 0.0)) for wall in walls if chance(rng, 0.8)]

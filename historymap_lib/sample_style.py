@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Odds = Mapping[str, float]
 
-CROWNS = "round", "palm", "bare"
-SEASONS = "summer", "dry", "wet", "winter"
+SEASONS = {"summer": 1.0, "dry": 1.2, "wet": 0.8, "winter": 1.0}  # by what the tones of the ground are multiplied
+SOFTEST = 0.5  # metres of blur that a poor film adds at most
 
 
 class StyleError(HistorymapError):
@@ -50,10 +50,13 @@ class Fabric:
 
 @dataclass(frozen=True)
 class Soil:
-    """What the ground looks like: `gain` and `spread` of its tones, `mottle`, `litter` (small things on the ground),
-    `lookalikes` (what is bright and rectangular and no building), `trees` (a factor), `crown`, `overhang` of crowns over
-    roofs (the share of the crown's radius that stays off the walls), `street` (mean reflectance), `season`.
-    """  # fmt: skip
+    """What the ground looks like.
+
+    `gain`, `spread` and `mottle` are factors of its tones, their range and their unevenness; `litter` (small things
+    that lie about), `lookalikes` (what is bright and rectangular and no building) and `trees` are factors of how much
+    there is; `crown` is a kind of tree of `sample_camera.CROWNS`, `overhang` the share of a crown's radius that stays off the
+    walls, `street` the mean reflectance of streets, `season` one of `SEASONS`.
+    """
 
     season: str
     gain: float
@@ -69,9 +72,11 @@ class Soil:
 
 @dataclass(frozen=True)
 class Light:
-    """The sun in degrees (azimuth from the north), the share of the light that comes from the sky (1: overcast), and
-    `lean`, the metres to the east and the north by which a metre of height is displaced.
-    """  # fmt: skip
+    """Where the light comes from, and from where the camera looks.
+
+    `azimuth` (from the north) and `elevation` of the sun in degrees, `skylight` the share of the light that comes from
+    the sky (1: overcast), `lean` the metres to the east and the north by which a metre of height is displaced.
+    """
 
     azimuth: float
     elevation: float
@@ -87,11 +92,13 @@ class Light:
 
 @dataclass(frozen=True)
 class Film:
-    """Camera, film and scan: `resolution` in metres a pixel, `blur` and `grain_size` in pixels (standard deviations),
-    `grain` in grey levels, `gamma` of the tone curve, `mean` and `contrast` (standard deviation) in grey levels,
-    `vignette` and `uneven` as shares of the brightness, `sharpen` (strength of the halo), `scratches` (a factor), `seam`
-    between two strips, `blocking` (step of the quantiser of JPEG-like 8 x 8 blocks in grey levels, 0: none).
-    """  # fmt: skip
+    """Camera, film and scan.
+
+    `resolution` in metres a pixel, `blur` and `grain_size` in pixels (standard deviations), `grain` in grey levels,
+    `gamma` of the tone curve, `mean` and `contrast` (about a standard deviation) in grey levels, `vignette` and
+    `uneven` as shares of the brightness, `sharpen` the strength of the halo, `scratches` a factor, `seam` whether two strips
+    meet, `blocking` the step in grey levels by which 8 x 8 blocks are compressed (0: not at all).
+    """
 
     resolution: float
     blur: float
@@ -179,7 +186,7 @@ REGIONS: dict[str, Region] = {
 
 
 def draw_style(rng: Rng, region: str | None = None) -> Style:
-    """Return a style of a region of `REGIONS`, of any where none is named; raises StyleError where there is none such."""
+    """Return a style of a region of `REGIONS`, of any where none is named; raises StyleError where there is none."""
     name = str(rng.choice(list(REGIONS))) if region is None else region
     if name not in REGIONS:
         raise StyleError(f"There is no region {name!r} to paint a town of; choose one of {', '.join(REGIONS)}.")
@@ -205,17 +212,16 @@ def _draw_fabric(rng: Rng, common: Region) -> Fabric:
         brightness=float(rng.uniform(0.7, 1.25)),
         patchwork=float(rng.uniform(0.1, 0.7)),
         roof_clutter=float(rng.uniform(0.2, 1.0)),
-        stood=float(rng.uniform(0.45, 0.7)),
+        stood=float(rng.uniform(0.45, 0.82)),
     )
 
 
 def _draw_soil(rng: Rng, common: Region) -> Soil:
     crown = str(rng.choice(common.crowns))
     season = "winter" if crown == "bare" else str(rng.choice(["summer", "dry", "wet"]))
-    shift = {"summer": 1.0, "dry": 1.2, "wet": 0.8, "winter": 1.0}[season]
     return Soil(
         season=season,
-        gain=float(rng.uniform(*common.gain) * shift),
+        gain=float(rng.uniform(*common.gain) * SEASONS[season]),
         spread=float(rng.uniform(0.5, 1.4)),
         mottle=float(rng.uniform(0.7, 2.2)),
         litter=_log_uniform(rng, 0.15, 2.0),
@@ -241,9 +247,10 @@ def _draw_light(rng: Rng) -> Light:
 def _draw_film(rng: Rng) -> Film:
     poor = rng.beta(1.1, 1.8)  # how bad it is as a whole: faults come together
     sharp = chance(rng, 0.3)
+    resolution = round(_log_uniform(rng, 0.28, 1.0) if chance(rng, 0.88) else float(rng.uniform(0.2, 0.28)), 3)
     return Film(
-        resolution=round(_log_uniform(rng, 0.28, 1.0) if chance(rng, 0.85) else float(rng.uniform(0.2, 0.28)), 3),
-        blur=float(rng.uniform(0.45, 0.8) + 1.1 * poor * rng.random()),
+        resolution=resolution,
+        blur=float(rng.uniform(0.45, 0.75) + SOFTEST / resolution * poor * rng.random()),
         grain=float(1 + 11 * poor * rng.uniform(0.4, 1.2)),
         grain_size=float(rng.uniform(0.5, 1.3)),
         gamma=float(np.exp(rng.normal(0, 0.3))),

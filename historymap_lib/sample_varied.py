@@ -39,8 +39,7 @@ class VariedTown:
     All outlines are shapely polygons in local metres, x to the east and y to the north, the origin in the photo's
     south-western corner. `outlines` are today's n footprints as the map draws them, `stood` (n,) bool whether the photo
     shows them, `kinds` (n,) str how they came: "old" (all that stood), else "estate", "scattered", "infill", "walls" or
-    "replaced". `seen_outlines` are the same n where the photo shows their roofs or, of those that came later, would show
-    them; `gone_outlines` are buildings of the photo that are on no map, former ones under "replaced" among them.
+    "replaced". `seen_outlines` are the same n where the photo shows their roofs or, had they stood, would show them; `gone_outlines` are buildings of the photo that are on no map, former ones under "replaced" among them.
     """
 
     photo: NDArray[np.uint8]
@@ -75,9 +74,9 @@ def paint_varied(seed: int, *, size_m: float = 700.0, style: Style | None = None
     plain = np.array([building.outline for building in today])
     middles = shapely.get_coordinates(shapely.centroid(plain))
     jump = np.array(flight.jump_metres) * style.film.seam
-    limits = {"sway": style.sway, "jitter": (style.jitter, 2 * style.jitter), "reach": FARTHEST}
-    outlines, _ = draw_map(rng, plain, middles, jump / 2, **limits)
-    photo = photograph_varied(rng, town, ground, flight, margin(rng, size, middles), style)
+    single = style.jitter, 2 * style.jitter
+    outlines, _ = draw_map(rng, plain, middles, jump / 2, sway=style.sway, jitter=single, reach=FARTHEST)
+    photo = photograph_varied(rng, town, ground, flight, bare=margin(rng, size, middles), style=style)
     return VariedTown(
         photo,
         resolution,

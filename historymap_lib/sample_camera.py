@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 
 FINE = 0.62  # metres a pixel: coarser photos are painted twice as fine
 STOREY_STEP = 0.4  # metres of height by which the leaning scene is built up
+GRASS = 0.7  # metres, the size of tufts
+TUFTS = 0.01, 0.07  # how strong they are
 DEEPEST = 0.35  # of the light that crevices between walls lose under the open sky
 CREVICE = 2.5  # metres
+WALL = 0.7  # of the brightness around a wall is its own, seen aslant
 PALM_LEAVES = 9
 USUAL_CROWNS = 0.0, 0.5  # the share of round crowns in full leaf, whatever the other trees are
 BLOCK = 8  # pixels
@@ -69,13 +72,15 @@ def _expose(room: Darkroom, town: Town, ground: Ground, flight: Flight, style: S
     rng, soil, light = room.rng, style.soil, style.light
     texture = room.noise(1.6), room.noise(9)
     scene = paint_ground(room, ground, texture, varied_tones(rng, soil))
+    fine = room.noise(0.5 * GRASS / room.resolution)
+    scene *= 1 + rng.uniform(*TUFTS) * soil.mottle * fine
     stood = [building for building in town.buildings() if building.stood]
     found = [_block(wing, float(rng.uniform(0.15, 0.9))) for wing in ground.clutter]
     for building in stood:
         found += roof_faces(rng, building, style.fabric)
     roofs, heights = _paint_roofs(room, found, flight, light.skylight)
-    weather = rng.uniform(0.02, 0.07)
-    scene = np.where(roofs > 0, roofs * (1 + weather * (texture[0] + texture[1])), scene)
+    weather = rng.uniform(0.02, 0.1)
+    scene = np.where(roofs > 0, roofs * (1 + weather * (texture[0] + texture[1] + 0.5 * fine)), scene)
     crowns = _paint_crowns(room, ground.trees[0], soil.crown)
     crowns += np.where(crowns > 0, texture[0] * 0.45, 0).astype(np.float32)
     leafy = crowns > heights + 0.2
@@ -137,7 +142,7 @@ GROWTH = {"round": (1.0, 1.0), "palm": (1.2, 0.6), "bare": (0.9, 0.8)}  # of the
 
 def _lean(scene: Image, heights: Image, lean: tuple[float, float], resolution: float) -> Image:
     """Return the scene with everything moved by its height times `lean`, from the ground up; walls come into view."""
-    wall = float(np.quantile(scene, 0.3))
+    wall = WALL * ndimage.uniform_filter(scene, max(3, round(2 * CREVICE / resolution)))
     leaning, top = scene.copy(), float(heights.max())
     for low in np.arange(STOREY_STEP, top + STOREY_STEP, STOREY_STEP):
         down, right = round(-lean[1] * low / resolution), round(lean[0] * low / resolution)
@@ -148,7 +153,7 @@ def _lean(scene: Image, heights: Image, lean: tuple[float, float], resolution: f
         of = slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right))
         high = heights[of]
         seen = high >= low
-        shown = np.where(high < low + STOREY_STEP, scene[of], wall)
+        shown = np.where(high < low + STOREY_STEP, scene[of], wall[of])
         leaning[to] = np.where(seen, shown, leaning[to])
     return leaning
 

@@ -74,7 +74,7 @@ def _build_districts(
 ) -> list[Plot]:
     """Build districts from the centre outward until there are enough buildings; return what is left open."""
     inside = box(2, 2, town.size - 2, town.size - 2)
-    open_share, pure = rng.uniform(0.08, 0.35), rng.uniform(0.3, 0.9)
+    open_share, pure = rng.uniform(0.04, 0.32), rng.uniform(0.3, 0.9)
     left: list[Plot] = []
     count = 0
     for number, (district, cell) in enumerate(cells):

@@ -54,8 +54,8 @@ class Soil:
 
     `gain`, `spread` and `mottle` are factors of its tones, their range and their unevenness; `litter` (small things
     that lie about), `lookalikes` (what is bright and rectangular and no building) and `trees` are factors of how much
-    there is; `crown` is a kind of tree of `sample_camera.CROWNS`, `overhang` the share of a crown's radius that stays off the
-    walls, `street` the mean reflectance of streets, `season` one of `SEASONS`.
+    there is; `crown` is a kind of tree of `sample_camera.CROWNS`, `overhang` the share of a crown's radius that stays
+    off the walls, `street` the mean reflectance of streets, `season` one of `SEASONS`.
     """
 
     season: str
@@ -96,8 +96,8 @@ class Film:
 
     `resolution` in metres a pixel, `blur` and `grain_size` in pixels (standard deviations), `grain` in grey levels,
     `gamma` of the tone curve, `mean` and `contrast` (about a standard deviation) in grey levels, `vignette` and
-    `uneven` as shares of the brightness, `sharpen` the strength of the halo, `scratches` a factor, `seam` whether two strips
-    meet, `blocking` the step in grey levels by which 8 x 8 blocks are compressed (0: not at all).
+    `uneven` as shares of the brightness, `sharpen` the strength of the halo, `scratches` a factor, `seam` whether two
+    strips meet, `blocking` the step in grey levels by which 8 x 8 blocks are compressed (0: not at all).
     """
 
     resolution: float
@@ -150,7 +150,7 @@ REGIONS: dict[str, Region] = {
     "valley": Region(
         {"quarter": 0.62, "compounds": 0.22, "slabs": 0.05, "centre": 0.05, "shanty": 0.06},
         {"concrete": 0.45, "tin": 0.24, "tile": 0.2, "unfinished": 0.07, "slate": 0.04},
-        (2000, 4200), (1, 4.5), (0.1, 0.5), ("round", "round", "bare"), (0.65, 1.1),
+        (2200, 5500), (1, 4.5), (0.1, 0.5), ("round", "round", "bare"), (0.65, 1.1),
     ),
     "tropics": Region(
         {"hamlet": 0.5, "compounds": 0.25, "rows": 0.06, "villas": 0.09, "shanty": 0.1},
@@ -245,7 +245,7 @@ def _draw_light(rng: Rng) -> Light:
 
 
 def _draw_film(rng: Rng) -> Film:
-    poor = rng.beta(1.1, 1.8)  # how bad it is as a whole: faults come together
+    poor = rng.beta(1.0, 2.2)  # how bad it is as a whole: faults come together
     sharp = chance(rng, 0.3)
     resolution = round(_log_uniform(rng, 0.28, 1.0) if chance(rng, 0.88) else float(rng.uniform(0.2, 0.28)), 3)
     return Film(
@@ -255,7 +255,7 @@ def _draw_film(rng: Rng) -> Film:
         grain_size=float(rng.uniform(0.5, 1.3)),
         gamma=float(np.exp(rng.normal(0, 0.3))),
         mean=float(rng.uniform(75, 160)),
-        contrast=float(rng.uniform(20, 34) if poor > 0.5 else rng.uniform(26, 50)),  # noqa: PLR2004
+        contrast=float(rng.uniform(22, 38) if poor > 0.5 else rng.uniform(28, 56)),  # noqa: PLR2004
         vignette=float(rng.uniform(0, 0.12) + 0.12 * poor),
         uneven=float(rng.uniform(0, 0.06) + 0.1 * poor),
         sharpen=float(rng.uniform(0.4, 1.4)) if sharp else 0.0,

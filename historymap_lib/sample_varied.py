@@ -39,7 +39,8 @@ class VariedTown:
     All outlines are shapely polygons in local metres, x to the east and y to the north, the origin in the photo's
     south-western corner. `outlines` are today's n footprints as the map draws them, `stood` (n,) bool whether the photo
     shows them, `kinds` (n,) str how they came: "old" (all that stood), else "estate", "scattered", "infill", "walls" or
-    "replaced". `seen_outlines` are the same n where the photo shows their roofs or, had they stood, would show them; `gone_outlines` are buildings of the photo that are on no map, former ones under "replaced" among them.
+    "replaced". `seen_outlines` are the same n where the photo shows their roofs or, had they stood, would show them.
+    `gone_outlines` are buildings of the photo that are on no map, former ones under "replaced" among them.
     """
 
     photo: NDArray[np.uint8]

@@ -21,6 +21,12 @@ from historymap_lib.sample_style import REGIONS, SEASONS, draw_style
 from historymap_lib.sample_varied import FARTHEST, paint_varied
 
 SMALL = 320.0
+BLOCKS = [  # mean greys of the sample of seed 1, 400 m at 0.5 m, by blocks of 100 m
+    [53.51, 80.54, 76.71, 72.9],
+    [97.63, 110.5, 126.94, 118.22],
+    [121.97, 117.5, 112.53, 134.19],
+    [130.67, 124.04, 105.91, 109.25],
+]
 
 
 @cache
@@ -33,6 +39,10 @@ def share_covered(outlines, by):
     return shapely.area(shapely.intersection(outlines, shapely.union_all(by))) / shapely.area(outlines)
 
 
+def iou(one, other):
+    return shapely.area(one & other) / shapely.area(one | other)
+
+
 def contents(painted):
     digest = hashlib.sha256(painted.photo.tobytes())
     for part in (*shapely.to_wkb(painted.outlines), painted.stood.tobytes(), "".join(painted.kinds).encode()):
@@ -43,17 +53,7 @@ def contents(painted):
 def test_the_sample_is_what_it_was_before_there_were_styles():
     sample = plan_sample(seed=1, size_m=400.0, resolution=0.5)
     blocks = sample.photo.reshape(4, 200, 4, 200).mean((1, 3))  # not a hash: another processor may round another way
-    assert blocks == pytest.approx(
-        np.array(
-            [
-                [53.51, 80.54, 76.71, 72.9],
-                [97.63, 110.5, 126.94, 118.22],
-                [121.97, 117.5, 112.53, 134.19],
-                [130.67, 124.04, 105.91, 109.25],
-            ]
-        ),
-        abs=0.05,
-    )
+    assert blocks == pytest.approx(np.array(BLOCKS), abs=0.05)
     assert (len(sample.buildings), sum(b.stood for b in sample.buildings)) == (135, 72)
     assert shapely.area(sample.outlines).sum() == pytest.approx(14937.741, abs=0.01)
     assert np.average(shapely.get_coordinates(sample.outlines), axis=0) == pytest.approx([195.6245, 212.3504], abs=1e-3)
@@ -90,12 +90,10 @@ def test_every_region_is_painted(region):
 def test_nothing_stands_in_the_photo_under_what_came_later(region):
     painted = town(region)
     photo_shows = [*painted.seen_outlines[painted.stood], *painted.gone_outlines]
-    for kind in set(KINDS) - {"old"}:
-        later = painted.seen_outlines[painted.kinds == kind]
-        if len(later):
-            covered = share_covered(later, photo_shows)
-            limit = 0.85 if kind == "replaced" else 0.5
-            assert np.quantile(covered, 0.95) < limit, kind  # leaning roofs and the seam hide a little of the ground
+    later = painted.seen_outlines[~painted.stood & (painted.kinds != "replaced")]
+    covered = share_covered(later, photo_shows)  # leaning roofs and the seam hide a little of the ground
+    assert covered.max() < 0.5
+    assert np.mean(covered < 0.1) > 0.95
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -105,7 +103,10 @@ def test_kinds_and_truth_agree(region):
     assert ((painted.kinds == "old") == painted.stood).all()
     replaced = painted.seen_outlines[painted.kinds == "replaced"]
     if len(replaced):
+        former = shapely.union_all(painted.gone_outlines)
         assert (share_covered(replaced, painted.gone_outlines) > 0).mean() > 0.9
+        nearest = [max(iou(new, old) for old in shapely.get_parts(former)) for new in replaced]
+        assert max(nearest) < 0.7  # another outline than the one that the photo shows
 
 
 def test_every_kind_occurs():

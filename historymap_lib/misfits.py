@@ -94,7 +94,7 @@ def _replaced(shapes: NDArray[Any], axes: Floats, which: Indices, rng: np.random
     there = turned(shapes[other], axes[which] - axes[other] + quarter)
     off = rng.uniform(-0.25, 0.25, (len(which), 2)) * _sides(shapes[which], axes[which])
     here, were = (shapely.get_coordinates(shapely.centroid(part)) for part in (shapes[which], there))
-    return moved(there, here - were + _on_the_map(*off.T, axes[which]))
+    return moved(there, here - were + _on_the_map(off[:, 0], off[:, 1], axes[which]))
 
 
 def _sides(shapes: NDArray[Any], axes: Floats) -> Floats:

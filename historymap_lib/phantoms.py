@@ -4,8 +4,8 @@ Their scores tell what a footprint looks like to the model where nothing stands 
 nothing but the photo tells footprints from phantoms: were they farther from the houses next door, the walls of those
 alone would do. So many places are tried, against the walls of a host at the distance and turn that the shape has to its
 own neighbour, and anywhere on open ground besides; and of these so many of each kind are kept as there are footprints
-of that kind, by the odds of a classifier that sees the map alone (`surroundings`): weighting by propensity, as
-Rosenbaum and Rubin (1983, Biometrika 70:41) do.
+of that kind, by the odds of a classifier that sees the map alone (`surroundings`): by propensity, after
+Rosenbaum and Rubin (1983, Biometrika 70:41).
 """
 
 from __future__ import annotations
@@ -31,14 +31,20 @@ NEAREST, FARTHEST = 12.0, 250.0
 """Metres that a shape is moved: off its own ground, but within the neighbourhood."""
 DRAWS = 8
 """Phantoms of a shape at most: with more the verdicts hang less on where they happen to lie."""
-TRIES = 12
+TRIES = 8
 """Places tried for each phantom that is wanted."""
 LEANING = 0.7
 """Share of the tries that look for a wall."""
+WEDGED = 0.6
+"""Share of these that are slid on until they meet a second house."""
+REACH = 8.0
+"""Metres within which that is looked for."""
 SUNK = 0.01
 """Metres that a shape is sunk into the wall that it touches, so that it does touch."""
 OVERLAP = 0.02, 0.1
-"""Share of the smaller of two that may overlap: as much as all but 2 % of the footprints that touch do, between these."""
+"""Share of the smaller of two that may overlap: what all but 2 % of touching footprints keep to, within bounds."""
+WORTH = 0.5
+"""Share of the effective number of places that is kept."""
 FEW = 50
 """With fewer footprints or places than this no classifier is fitted, and places are kept as they come."""
 
@@ -76,7 +82,7 @@ def make_phantoms(
     places, origin = places[free], origin[free]
     if len(places) == 0:
         return nothing
-    kept = _thinned(town, places, origin, chosen, min(wanted, max(len(places) // 4, 1)), rng)
+    kept = _kept(_odds(town, places, chosen), origin, wanted, rng)
     return places[kept], order[origin[kept]]
 
 
@@ -96,8 +102,9 @@ class _Town:
         return moved(self.shapes[tried], _steps(len(tried), rng))
 
     def lean(self, tried: Indices, rng: np.random.Generator) -> NDArray[Any]:
-        """Return shapes laid beside the wall of a house nearby, with the gap and turn that each has to its neighbour."""
+        """Return shapes laid beside the wall of a house nearby, with the gap and turn of each to its neighbour."""
         gap, turn = self._as_they_lie(tried)
+        second = gap[rng.permutation(len(tried))]
         hosts = self.tree.nearest(shapely.points(self.centres[tried] + _steps(len(tried), rng)))
         start, along, length = self.walls.draw(hosts, rng)
         out = np.stack([along[:, 1], -along[:, 0]], axis=1)
@@ -109,13 +116,35 @@ class _Town:
         flush = rng.random(len(tried))
         slide = np.select([flush < 1 / 6, flush < 1 / 3], [0.0, length - (high - low)], slide)
         nearest, _ = _extent(shapes, start, out)
-        return moved(shapes, (slide - low)[:, None] * along + (gap - nearest)[:, None] * out)
+        shapes = moved(shapes, (slide - low)[:, None] * along + (gap - nearest)[:, None] * out)
+        wedged = rng.random(len(tried)) < WEDGED
+        shapes[wedged] = self._wedged(shapes[wedged], hosts[wedged], along[wedged], second[wedged])
+        return shapes
+
+    def _wedged(self, shapes: NDArray[Any], hosts: Indices, along: Floats, gap: Floats) -> NDArray[Any]:
+        """Return shapes slid along their host's wall until the next house, or off it, with a gap to it too."""
+        first, other = self.tree.query(shapes, predicate="dwithin", distance=REACH)
+        first, other = (part[other != hosts[first]] for part in (first, other))
+        common = shapely.area(shapely.intersection(shapes[first], self.shapes[other]))
+        distance = shapely.distance(shapes[first], self.shapes[other])
+        order = np.lexsort([other, distance, -common, first])
+        first, other = first[order], other[order]
+        chosen = np.concatenate([[True], np.diff(first) != 0]) if len(first) else np.zeros(0, dtype=bool)
+        first, other = first[chosen], other[chosen]
+        start = np.zeros((len(first), 2))
+        low, high = _extent(shapes[first], start, along[first])
+        left, right = _extent(self.shapes[other], start, along[first])
+        before = low + high < left + right
+        step = np.where(before, left - gap[first] - high, right + gap[first] - low)
+        answer = shapes.copy()
+        answer[first] = moved(shapes[first], step[:, None] * along[first])
+        return answer
 
     def has_room(self, places: NDArray[Any], origin: Indices) -> NDArray[np.bool_]:
         """Return which places lie in `within`, near their origin, and overlap no footprint by too much."""
         away = shapely.get_coordinates(shapely.centroid(places)) - self.centres[origin]
-        good = np.hypot(*away.T) <= FARTHEST
-        good &= shapely.contains(self.within, places)
+        good: NDArray[np.bool_] = np.hypot(*away.T) <= FARTHEST
+        good &= np.asarray(shapely.contains(self.within, places))
         first, other = self.tree.query(places[good], predicate="intersects")
         shares = _overlap(places[good][first], self.shapes[other])
         good[np.flatnonzero(good)[first[shares > self._most_overlap()]]] = False
@@ -162,25 +191,13 @@ class _Walls:
         return self.start[wall], self.step[wall] / self.length[wall, None], self.length[wall]
 
 
-def _thinned(
-    town: _Town, places: NDArray[Any], origin: Indices, chosen: Indices, wanted: int, rng: np.random.Generator
-) -> Indices:
-    """Return which places to keep, so that what lies around them is as it is around footprints."""
-    odds = np.ones(len(places))
-    if min(len(places), len(chosen)) >= FEW:
-        real = describe_surroundings(town.shapes[chosen], town.shapes, chosen)
-        found = describe_surroundings(places, town.shapes)
-        odds = _odds(real, found)
-    key = rng.exponential(size=len(places)) / odds
-    order = np.argsort(key, kind="stable")
-    rank = _rank(origin[order])
-    return order[rank < DRAWS][:wanted]
-
-
-def _odds(real: Floats, found: Floats) -> Floats:
-    """Return for each row found the odds that it is a real one, by a classifier."""
-    rows = np.concatenate([real, found])
-    truth = np.concatenate([np.ones(len(real)), np.zeros(len(found))])
+def _odds(town: _Town, places: NDArray[Any], chosen: Indices) -> Floats:
+    """Return for each place the odds that a footprint and no phantom lies there, by what the map alone tells."""
+    if min(len(places), len(chosen)) < FEW:
+        return np.ones(len(places))
+    real = describe_surroundings(town.shapes[chosen], town.shapes, chosen)
+    found = describe_surroundings(places, town.shapes)
+    truth = np.repeat([1, 0], [len(real), len(found)])
     model = HistGradientBoostingClassifier(
         max_iter=120,
         learning_rate=0.08,
@@ -189,8 +206,20 @@ def _odds(real: Floats, found: Floats) -> Floats:
         early_stopping=False,
         random_state=0,
     )
-    answer: Floats = np.exp(model.fit(rows, truth).decision_function(found))
+    answer: Floats = np.exp(model.fit(np.concatenate([real, found]), truth).decision_function(found))
     return answer
+
+
+def _kept(odds: Floats, origin: Indices, wanted: int, rng: np.random.Generator) -> Indices:
+    """Return which places to keep: drawn by their odds, and fewer than wanted where few are as footprints lie.
+
+    A draw without replacement follows the odds only while it leaves most of their weight; what weights are worth is
+    told by the effective sample size of Kish (1965), and of that `WORTH` is taken.
+    """
+    if (odds != odds[0]).any():
+        wanted = min(wanted, max(FEW, int(WORTH * odds.sum() ** 2 / (odds**2).sum())))
+    order = np.argsort(rng.exponential(size=len(odds)) / odds, kind="stable")
+    return order[_rank(origin[order]) < DRAWS][:wanted]
 
 
 def _rank(groups: Indices) -> Indices:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FAR = 50.0
 """Metres up to which there is a neighbourhood; who has no neighbour in it has one at this distance."""
 NEAR = 20.0
+GAPS = 3
 RINGS = (1.0, 3.0, 10.0)
 """Metres around a shape in which the share of covered ground is looked at."""
 COLUMNS = (
@@ -53,12 +54,12 @@ def describe_surroundings(
     first, other = (part[apart <= NEAR] for part in (first, other))
     gap = np.round(shapely.distance(shapes[first], footprints[other]), 2)
     order = np.lexsort([gap, first])
-    first, other, gap = (part[order] for part in (first, other, gap))
+    first, other, gap = first[order], other[order], gap[order]
     number = np.bincount(first, minlength=count)
     start = np.cumsum(number) - number
-    gaps = np.full((count, 3), FAR)
+    gaps = np.full((count, GAPS), FAR)
     rank = np.arange(len(first)) - start[first]
-    gaps[first[rank < 3], rank[rank < 3]] = gap[rank < 3]
+    gaps[first[rank < GAPS], rank[rank < GAPS]] = gap[rank < GAPS]
     axes, turn = wall_axes(shapes), np.full(count, -1.0)
     nearest = rank == 0
     turn[first[nearest]] = np.degrees(np.abs(turned_by(axes[first[nearest]], wall_axes(footprints[other[nearest]]))))
@@ -111,11 +112,13 @@ def _cover(
 
 
 def _widened(bounds: NDArray[np.float64], by: float) -> NDArray[np.float64]:
-    return bounds + np.array([-by, -by, by, by])
+    answer: NDArray[np.float64] = bounds + np.array([-by, -by, by, by])
+    return answer
 
 
 def _box_distance(bounds: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
     lower = np.maximum(bounds[:, :2], others[:, :2])
     upper = np.minimum(bounds[:, 2:], others[:, 2:])
-    answer: NDArray[np.float64] = np.hypot(*np.maximum(lower - upper, 0.0).T)
+    east, north = np.maximum(lower - upper, 0.0).T
+    answer: NDArray[np.float64] = np.hypot(east, north)
     return answer

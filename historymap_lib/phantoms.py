@@ -18,7 +18,7 @@ from shapely import STRtree
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from historymap_lib.alignment import moved
-from historymap_lib.surroundings import describe_surroundings, turned, turned_by, wall_axes
+from historymap_lib.surroundings import COLUMNS, describe_surroundings, turned, turned_by, wall_axes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,9 +31,9 @@ NEAREST, FARTHEST = 12.0, 250.0
 """Metres that a shape is moved: off its own ground, but within the neighbourhood."""
 DRAWS = 8
 """Phantoms of a shape at most: with more the verdicts hang less on where they happen to lie."""
-TRIES = 8
+TRIES = 10
 """Places tried for each phantom that is wanted."""
-LEANING = 0.7
+LEANING = 0.6
 """Share of the tries that look for a wall."""
 WEDGED = 0.6
 """Share of these that are slid on until they meet a second house."""
@@ -82,7 +82,7 @@ def make_phantoms(
     places, origin = places[free], origin[free]
     if len(places) == 0:
         return nothing
-    kept = _kept(_odds(town, places, chosen), origin, wanted, rng)
+    kept = _kept(_odds(town, places, chosen), origin, max(FEW, len(chosen) // 2), wanted, rng)
     return places[kept], order[origin[kept]]
 
 
@@ -206,18 +206,21 @@ def _odds(town: _Town, places: NDArray[Any], chosen: Indices) -> Floats:
         early_stopping=False,
         random_state=0,
     )
-    answer: Floats = np.exp(model.fit(np.concatenate([real, found]), truth).decision_function(found))
-    return answer
+    odds: Floats = np.exp(model.fit(np.concatenate([real, found]), truth).decision_function(found))
+    # a classifier sees no difference among places that are all too near: the farther are the better ones
+    gap = COLUMNS.index("gap")
+    too_near = np.maximum(np.quantile(real[:, gap], 0.05) - found[:, gap], 0.0)
+    return odds * np.exp(-too_near)
 
 
-def _kept(odds: Floats, origin: Indices, wanted: int, rng: np.random.Generator) -> Indices:
-    """Return which places to keep: drawn by their odds, and fewer than wanted where few are as footprints lie.
+def _kept(odds: Floats, origin: Indices, least: int, wanted: int, rng: np.random.Generator) -> Indices:
+    """Return which places to keep: drawn by their odds, and fewer than wanted (but `least`) where few are good.
 
     A draw without replacement follows the odds only while it leaves most of their weight; what weights are worth is
     told by the effective sample size of Kish (1965), and of that `WORTH` is taken.
     """
     if (odds != odds[0]).any():
-        wanted = min(wanted, max(FEW, int(WORTH * odds.sum() ** 2 / (odds**2).sum())))
+        wanted = min(wanted, max(least, int(WORTH * odds.sum() ** 2 / (odds**2).sum())))
     order = np.argsort(rng.exponential(size=len(odds)) / odds, kind="stable")
     return order[_rank(origin[order]) < DRAWS][:wanted]
 

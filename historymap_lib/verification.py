@@ -60,7 +60,7 @@ CODE = tuple(
             "footprints",
             "footprints_osm",
         ),
-        *("imagery", "offsets", "outlines", "phantoms", "probability", "windows", "zonal"),
+        *("imagery", "offsets", "outlines", "phantoms", "probability", "surroundings", "windows", "zonal"),
     )
 )
 COLUMNS = [

@@ -1,17 +1,15 @@
-"""From scores to probabilities without a true label, and the phantoms that this takes."""
+"""From scores to probabilities without a true label."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import beta
 
 from historymap_lib.calibration import TwoGroups, corrected
-from historymap_lib.phantoms import DRAWS, FARTHEST, make_phantoms
 
 STOOD, LATER = beta(6, 2), beta(2, 6)
 """How the two groups of a usable model score."""
@@ -77,57 +75,6 @@ def test_where_all_is_open_ground_nothing_is_said_to_stand():
 def test_where_all_stood_nothing_is_denied():
     scores, _, phantoms = draw(1)
     assert TwoGroups.fit(scores, phantoms)(scores).mean() > 0.9
-
-
-def houses(count: int, side: float, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    x, y = rng.uniform(0, side, (2, count))
-    width, height = rng.uniform(4, 25, (2, count))
-    return shapely.box(x, y, x + width, y + height)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 200), st.floats(30, 2000), st.integers(0, 1000), st.integers(1, 150))
-def test_phantoms_touch_no_footprint_and_lie_on_the_photo(count, side, seed, most):
-    shapes = houses(count, side, seed)
-    photo = shapely.box(-30, -30, side + 60, side)
-    found, origin = make_phantoms(shapes, photo, most=most, seed=seed)
-    assert len(found) == len(origin) <= most
-    assert shapely.STRtree(shapes).query(found, predicate="intersects").size == 0
-    assert shapely.contains(photo, found).all()
-    assert not len(origin) or np.bincount(origin).max() <= DRAWS
-    assert shapely.area(found) == pytest.approx(shapely.area(shapes[origin]))
-    assert (shapely.distance(shapely.centroid(found), shapely.centroid(shapes[origin])) <= FARTHEST + 1e-6).all()
-
-
-def test_nearly_every_building_of_an_open_town_has_a_phantom():
-    shapes = houses(50, 3000, 1)
-    _, origin = make_phantoms(shapes, shapely.box(-300, -300, 3300, 3300))
-    assert (np.bincount(origin, minlength=50) == DRAWS).mean() > 0.9
-
-
-def test_the_order_of_the_footprints_does_not_matter():
-    shapes = houses(80, 600, 3)
-    turned = shapes[::-1]
-    photo = shapely.box(-300, -300, 900, 900)
-    first, other = (make_phantoms(given, photo)[0] for given in (shapes, turned))
-    assert shapely.to_wkb(first).tolist() == shapely.to_wkb(other).tolist()
-
-
-def test_the_same_seed_gives_the_same_phantoms_and_another_others():
-    shapes = houses(60, 500, 2)
-    photo = shapely.box(-300, -300, 800, 800)
-    first, again, other = (make_phantoms(shapes, photo, seed=seed)[0] for seed in (5, 5, 6))
-    assert shapely.to_wkb(first).tolist() == shapely.to_wkb(again).tolist()
-    assert shapely.to_wkb(first).tolist() != shapely.to_wkb(other).tolist()
-
-
-def test_a_town_without_open_ground_or_houses_has_no_phantoms():
-    block = shapely.box(0, 0, 5000, 5000)
-    cover = np.array([block, *shapely.box([2400, 2450], [2400, 2450], [2410, 2460], [2410, 2460])])
-    for shapes in (cover, np.array([], dtype=object)):
-        found, origin = make_phantoms(shapes, block, most=10)
-        assert len(found) == len(origin) == 0
 
 
 def test_a_phantom_that_weighs_twice_is_as_good_as_two():

@@ -158,7 +158,9 @@ def _correct_tile(
     """Write one corrected tile: image and building index as they were, mask and metadata corrected."""
     name = tile["tile"]
     image, mask = read_tile(source, name, "images", "masks")
-    verdicts = inside["building_id"].map({key: value.verdict for key, value in judged.items()}).fillna("")
+    # the photo shows another building there, whose outline nobody knows: nothing to learn from, one way or the other
+    labels = {key: "unsure" if value.replaced else value.verdict for key, value in judged.items()}
+    verdicts = inside["building_id"].map(labels).fillna("")
     corrected = correct_mask(mask, image > 0, inside.geometry.to_numpy(), verdicts.to_numpy(), tile["bounds"])
     for part in ("images", "buildings"):
         shutil.copy2(source / part / f"{name}.tif", target / part)

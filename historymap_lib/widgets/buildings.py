@@ -14,6 +14,7 @@ import pandas as pd
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 
+from historymap_lib.annotations import REPLACED
 from historymap_lib.footprint_source import load_footprints
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
 EXISTED, NOT_EXISTED, UNSURE, NO_COVERAGE = range(4)
-COLUMNS = ["building_id", "name", "verdict", "probability", "overlap", "annotated", "model"]
+COLUMNS = ["building_id", "name", "verdict", "probability", "overlap", "reason", "annotated", "model"]
 """Of what `verify` wrote: those that are shown."""
 DIGITS = 7
 """Of longitude and latitude: a centimetre."""
@@ -65,6 +66,7 @@ class Buildings:
         confidence: of the verdict of the model, 0 to 1 (float64).
         model: code of the verdict of the model (int8).
         annotated: code of what people say, -1 where nobody has (int8).
+        reasons: why the model says so, in its words; empty where `verify` was told by a person (object).
 
     """
 
@@ -85,6 +87,9 @@ class Buildings:
             sides = [np.isnan(self.probability) & judged, self.probability >= high, self.probability <= low]
         self.model = np.select(sides, [NO_COVERAGE, EXISTED, NOT_EXISTED], UNSURE).astype(np.int8)
         self.annotated = np.full(len(frame), -1, np.int8)
+        self.reasons = _reasons_of_the_model(frame)
+        self._replaced_by_model = np.array([REPLACED in reason for reason in self.reasons], bool)
+        self._replaced_by_people = np.zeros(len(frame), bool)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,14 +112,16 @@ class Buildings:
     def note(self, holding: dict[str, Event]) -> None:
         """Take what people say now (`AnnotationStore.get`)."""
         self.annotated[:] = -1
+        self._replaced_by_people[:] = False
         for building, event in holding.items():
-            self.mark(building, event.verdict)
+            self.mark(building, event)
 
-    def mark(self, building: str, verdict: str | None) -> None:
+    def mark(self, building: str, event: Event | None) -> None:
         """Take what people say of one building; None where nobody says anything any more."""
         row = self._rows.get(building)
         if row is not None:
-            self.annotated[row] = -1 if verdict is None else VERDICTS.index(verdict)
+            self.annotated[row] = -1 if event is None else VERDICTS.index(event.verdict)
+            self._replaced_by_people[row] = event is not None and event.replaced
 
     def shown(self, threshold: float = 0.0) -> NDArray[np.int8]:
         """Return the code of the verdict of each: what people say, else the model if it is as confident as this."""
@@ -122,6 +129,12 @@ class Buildings:
         model = np.where(timid, np.int8(UNSURE), self.model)
         shown: NDArray[np.int8] = np.where(self.annotated >= 0, self.annotated, model)
         return shown
+
+    def replaced(self, threshold: float = 0.0) -> NDArray[np.bool_]:
+        """Return of which buildings people, else the model, say that another one stood there."""
+        said = np.where(self.annotated >= 0, self._replaced_by_people, self._replaced_by_model)
+        found: NDArray[np.bool_] = said & (self.shown(threshold) == NOT_EXISTED)
+        return found
 
     def matching(self, wanted: Filter, threshold: float = 0.0) -> NDArray[np.bool_]:
         """Return which buildings pass a filter."""
@@ -217,6 +230,13 @@ def _verified(path: Path) -> gpd.GeoDataFrame | None:
 
     found = read_verdicts(path)
     return found.to_crs(found.estimate_utm_crs())
+
+
+def _reasons_of_the_model(frame: gpd.GeoDataFrame) -> NDArray[Any]:
+    if "reason" not in frame:
+        return np.full(len(frame), "", object)
+    told: NDArray[Any] = frame["reason"].fillna("").to_numpy(object)
+    return np.where(frame["annotated"].to_numpy(bool), "", told)
 
 
 def agreement(buildings: Buildings, rows: Collection[int]) -> float | None:

@@ -36,6 +36,7 @@ class LegendPanel(Panel):
         passing = int(session.passing().sum())
         return {
             "counts": [(name, counts[name], VERDICTS.index(name) in session.filter.verdicts) for name in VERDICTS],
+            "replaced": int(session.buildings.replaced(session.threshold).sum()),
             "annotated": int((session.buildings.annotated >= 0).sum()),
             "kinds": list(ANNOTATED),
             "threshold": session.threshold,

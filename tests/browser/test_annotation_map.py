@@ -13,6 +13,7 @@ from pyproj import Transformer
 
 from historymap_lib import steps
 from historymap_lib.annotation_store import AnnotationStore
+from historymap_lib.annotations import REPLACED
 from historymap_lib.cli import main
 from historymap_lib.project import load
 
@@ -181,6 +182,38 @@ def test_ten_are_judged_by_keyboard_alone_and_the_export_holds_exactly_these(tow
     }
     assert [one["notes"] for one in exported if one["notes"]] == ["a shed, e n u z"]
     assert AnnotationStore.of(load(town)).holding(last).notes == "a shed, e n u z"
+    assert page.lab.errors == []
+
+
+def test_by_one_key_another_building_stood_here_until_it_is_undone(town, lab):
+    page = Annotating(lab(town, "5_annotate.ipynb")).run()
+    store = AnnotationStore.of(load(town))
+    page.page.locator(".hm-judge [data-action=forward]").click()
+    page.page.locator(".hm-building-head").wait_for()
+    building = page.press("r")
+    assert (store.holding(building).verdict, store.holding(building).reason) == ("not_existed", REPLACED)
+    page.page.locator(".hm-map path.hm-annotated.hm-replaced").wait_for(state="attached")
+    page.press("ArrowLeft")
+    page.page.locator(".hm-building-head").filter(has_text=REPLACED).wait_for()
+    page.page.locator(".hm-legend p").filter(has_text="another building stood there 1").wait_for()
+    page.lab.shot(".hm-annotate")
+    assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
+    page.page.keyboard.press("z")
+    page.page.locator(".hm-said").filter(has_text=f"({REPLACED}): taken back").wait_for()
+    assert store.get() == {}
+    page.page.keyboard.press("Shift+Z")
+    page.page.locator(".hm-said").filter(has_text="holds again").wait_for()
+    steps.run(load(town), "verify")
+    verdict = gpd.read_file(load(town).paths.verified).set_index("building_id").loc[building]
+    assert (verdict["verdict"], verdict["reason"].endswith(REPLACED)) == ("not_existed", True)
+
+    page.page.get_by_role("button", name="many at once").click()
+    cell = page.page.locator(".hm-cell").first
+    cell.focus()
+    page.page.keyboard.press("r")
+    page.page.locator(".hm-cell.hm-replaced").wait_for()
+    page.lab.shot(".hm-annotate")
+    assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
     assert page.lab.errors == []
 
 

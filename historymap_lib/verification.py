@@ -27,6 +27,7 @@ from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
 from historymap_lib.offsets import known_offsets
 from historymap_lib.phantoms import make_phantoms
+from historymap_lib.reasons import explain_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +61,7 @@ CODE = tuple(
             "footprints",
             "footprints_osm",
         ),
-        *("imagery", "offsets", "outlines", "phantoms", "probability", "windows", "zonal"),
+        *("imagery", "offsets", "outlines", "phantoms", "probability", "reasons", "windows", "zonal"),
     )
 )
 COLUMNS = [
@@ -155,7 +156,7 @@ def judge(
         existed, not_existed = probability >= settings.existed_from, probability <= settings.not_existed_to
     frame["verdict"] = np.select([~covered, existed, not_existed], ["no_coverage", "existed", "not_existed"], "unsure")
     frame["confidence"] = np.where(covered, np.maximum(probability, 1 - probability), 0.0).round(4)
-    frame["reason"] = [_reason(*row) for row in frame[["verdict", "probability", "coverage"]].itertuples(index=False)]
+    frame["reason"] = explain_all(frame)
     frame["annotated"] = frame["building_id"].isin(list(judged))
     for index in frame.index[frame["annotated"]]:
         annotation = judged[frame.loc[index, "building_id"]]
@@ -199,13 +200,6 @@ def score(
         groups = TwoGroups.fit(scores, null_scores, np.where(covered[origin[seen]], later, 1.0))
         table.loc[covered, "probability"] = corrected(groups(scores), said[covered])
     return table
-
-
-def _reason(verdict: str, probability: float, coverage: float) -> str:
-    if verdict == "no_coverage":
-        return f"only {coverage:.0%} of the footprint is on the photo"
-    seen = {"existed": "the photo shows a building", "not_existed": "the photo shows none"}
-    return f"{seen.get(verdict, 'the photo leaves it open')} (probability {probability:.2f})"
 
 
 def _said(annotation: Annotation) -> str:

@@ -192,9 +192,9 @@ def test_by_one_key_another_building_stood_here_until_it_is_undone(town, lab):
     page.page.locator(".hm-building-head").wait_for()
     building = page.press("r")
     assert (store.holding(building).verdict, store.holding(building).reason) == ("not_existed", REPLACED)
+    page.press("ArrowLeft")  # the next one was looked at
     page.page.locator(".hm-map path.hm-annotated.hm-replaced").wait_for(state="attached")
-    page.press("ArrowLeft")
-    page.page.locator(".hm-building-head").filter(has_text=REPLACED).wait_for()
+    page.page.locator(".hm-history").filter(has_text=REPLACED).wait_for()
     page.page.locator(".hm-legend p").filter(has_text="another building stood there 1").wait_for()
     page.lab.shot(".hm-annotate")
     assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []

@@ -114,7 +114,7 @@ def test_one_key_says_that_another_building_stood_here_and_undo_takes_it_back(se
     assert session.buildings.shown()[row_of(session, building)] == NOT_EXISTED
     assert np.flatnonzero(session.buildings.replaced()).tolist() == [row_of(session, building)]
     session.back()
-    assert words(page(judge).select_one(".hm-building-head .hm-mark")) == f"not existed: {REPLACED}, annotated"
+    assert words(page(judge).select_one(".hm-building-head .hm-mark")) == "not existed (replaced), annotated"
     assert REPLACED in words(page(judge).select_one(".hm-history"))
     press(judge, "undo")
     assert words(page(judge).select_one(".hm-said")) == f"{building} not existed ({REPLACED}): taken back"

@@ -14,6 +14,7 @@ import pandas as pd
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 
+from historymap_lib import first_look
 from historymap_lib.annotations import REPLACED
 from historymap_lib.footprint_source import load_footprints
 
@@ -99,6 +100,11 @@ class Buildings:
         """Longitude and latitude of the middle of each (n x 2, float64), which may lie beside a bent one."""
         west, south, east, north = shapely.bounds(self.shapes).T
         return np.column_stack([west + east, south + north]) / 2
+
+    @property
+    def first_look(self) -> bool:
+        """Whether the verdicts are those of a first look, before any training."""
+        return "model" in self.frame and bool((self.frame["model"] == first_look.NAME).any())
 
     def point(self, row: int) -> tuple[float, float]:
         """Return longitude and latitude of a place within a building."""

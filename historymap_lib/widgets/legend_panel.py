@@ -42,6 +42,7 @@ class LegendPanel(Panel):
             "threshold": session.threshold,
             "passing": passing,
             "all": len(session.buildings),
+            "first_look": session.buildings.first_look,
             "photo": self._photo(),
             "note": session.store.note,
         }

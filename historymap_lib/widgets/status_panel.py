@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from historymap_lib import first_look
 from historymap_lib.status import age, sized
 from historymap_lib.steps import ALL
 from historymap_lib.widgets.panel import Panel
@@ -78,7 +79,10 @@ def _state(item: Item) -> tuple[str, str, str]:
             return ("good", "there", "") if item.facts.get("annotations") else ("none", "none yet", "")
         return ("good", "there", "") if item.exists else ("bad", "missing", "")
     if not item.exists:
-        return "none", "not made yet", f"run {item.step}"
+        sooner = "; a first look needs no training" if item.name == "verdicts" else ""
+        return "none", "not made yet", f"run {item.step}{sooner}"
+    if item.facts.get("first_look"):
+        return "old", first_look.NAME, "training makes it better: run all that is due"
     if item.outdated:
         return "old", "out of date", f"{item.outdated}: run {item.step} again"
     return "good", "up to date", ""

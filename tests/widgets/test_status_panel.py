@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from case_fixtures import change, lattice, make_case, save_random_model, seen, write_probability
+from case_fixtures import change, lattice, make_case, save_random_model, seen, take_first_look, write_probability
 from job_fixtures import town_of, until
 from widget_fixtures import HOSTILE, page, press, said, words
 
@@ -12,6 +12,7 @@ from historymap_lib import artifacts, steps
 from historymap_lib.annotations import Annotation, save
 from historymap_lib.jobs import Jobs
 from historymap_lib.project import load
+from historymap_lib.verification import verify
 from historymap_lib.widgets.case import Case
 from historymap_lib.widgets.status_panel import VERDICTS, StatusPanel
 
@@ -68,7 +69,7 @@ def test_of_a_new_case_each_card_says_what_is_there_and_what_to_run(tmp_path):
         "training tiles": "run generate-training",
         "model": "run train",
         "probability": "run predict",
-        "verdicts": "run verify",
+        "verdicts": "run verify; a first look needs no training",
     }
     assert words(page(panel).select_one(".hm-next")) == "Next: generate-training Run all that is due"
 
@@ -85,6 +86,16 @@ def test_of_a_finished_case_each_card_says_how_good_and_how_old_its_thing_is(mad
     assert "1 building" in words(card(panel, "annotations"))
     assert words(page(panel).select_one(".hm-next")).startswith("Next: all is up to date; look at the verdicts")
     assert page(panel).select("button") == []
+
+
+def test_a_first_look_says_that_it_is_one_and_what_makes_it_better(tmp_path):
+    file = make_case(tmp_path)
+    take_first_look(load(file))
+    verify(load(file), quick=True, picture=False)
+    panel = StatusPanel(Case(file))
+    assert states(panel)["verdicts"] == ("old", "first look")
+    assert words(card(panel, "verdicts").select_one(".hm-advice")) == "training makes it better: run all that is due"
+    assert "first look: " in words(card(panel, "verdicts"))
 
 
 def test_a_bar_shows_the_verdicts_in_proportion_and_says_the_same_in_words(made):

@@ -132,6 +132,15 @@ def take_first_look(case: project.Project) -> None:
     first_look.write(first_look.file(case), ids, table)
 
 
+def find_elsewhere(case: project.Project, shifts: dict[str, tuple[float, float]]) -> None:
+    """Write into the verdicts how far from the map (metres east, north) some buildings were found."""
+    table = case.paths.verified.with_suffix(".gpkg")
+    frame = gpd.read_file(table)
+    found = [shifts.get(name, (np.nan, np.nan)) for name in frame["building_id"]]
+    frame[["shift_east", "shift_north"]] = np.array(found, np.float64)
+    frame.to_file(table, driver="GPKG", layer="buildings", engine="pyogrio")
+
+
 def save_random_model(case: project.Project) -> None:
     """Write a model that has learned nothing."""
     import torch  # noqa: PLC0415 - takes seconds, and few tests need it

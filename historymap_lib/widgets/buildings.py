@@ -31,6 +31,8 @@ VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
 EXISTED, NOT_EXISTED, UNSURE, NO_COVERAGE = range(4)
 COLUMNS = ["building_id", "name", "verdict", "probability", "overlap", "reason", "annotated", "model"]
 """Of what `verify` wrote: those that are shown."""
+SHIFT = ("shift_east", "shift_north")
+"""Its columns of how far from the map the photo shows a building, in metres; null where that is not known."""
 DIGITS = 7
 """Of longitude and latitude: a centimetre."""
 VIEW = tuple[float, float, float, float]
@@ -67,6 +69,7 @@ class Buildings:
         confidence: of the verdict of the model, 0 to 1 (float64).
         model: code of the verdict of the model (int8).
         annotated: code of what people say, -1 where nobody has (int8).
+        shifts: where the photo shows each, east and north of the map in metres, nan where not known (n x 2, float64).
         reasons: why the model says so, in its words; empty where `verify` was told by a person (object).
 
     """
@@ -89,6 +92,7 @@ class Buildings:
         self.model = np.select(sides, [NO_COVERAGE, EXISTED, NOT_EXISTED], UNSURE).astype(np.int8)
         self.annotated = np.full(len(frame), -1, np.int8)
         self.reasons = _reasons_of_the_model(frame)
+        self.shifts = _shifts(frame)
         self._replaced_by_model = np.array([REPLACED in reason for reason in self.reasons], bool)
         self._replaced_by_people = np.zeros(len(frame), bool)
 
@@ -100,6 +104,19 @@ class Buildings:
         """Longitude and latitude of the middle of each (n x 2, float64), which may lie beside a bent one."""
         west, south, east, north = shapely.bounds(self.shapes).T
         return np.column_stack([west + east, south + north]) / 2
+
+    def shift(self, row: int) -> tuple[float, float] | None:
+        """Return how far from the map the photo shows a building (east, north; metres), or None if not known."""
+        east, north = self.shifts[row].tolist()
+        return None if math.isnan(east) or math.isnan(north) else (east, north)
+
+    def on_photo(self, rows: Sequence[int]) -> NDArray[Any]:
+        """Return the footprints (CRS of the case) where the photo shows them, as far as that is known."""
+        chosen = np.asarray(rows, np.intp)
+        shapes = self.frame.geometry.to_numpy()[chosen].copy()
+        moves = np.repeat(np.nan_to_num(self.shifts[chosen]), shapely.get_num_coordinates(shapes), axis=0)
+        moved: NDArray[Any] = shapely.set_coordinates(shapes, shapely.get_coordinates(shapes) + moves)
+        return moved
 
     @property
     def first_look(self) -> bool:
@@ -229,13 +246,21 @@ def _verified(path: Path) -> gpd.GeoDataFrame | None:
     table = path.with_suffix(".gpkg")
     if table.exists() and table.stat().st_mtime >= path.stat().st_mtime - 60:
         try:
-            return gpd.read_file(table, columns=COLUMNS, use_arrow=True)
+            return gpd.read_file(table, columns=[*COLUMNS, *SHIFT], use_arrow=True)
         except (DataSourceError, DataLayerError, OSError, ValueError):
             pass  # the GeoJSON says the same
     from historymap_lib.evaluation import read_verdicts  # noqa: PLC0415 - its pictures take half a second
 
     found = read_verdicts(path)
     return found.to_crs(found.estimate_utm_crs())
+
+
+def _shifts(frame: gpd.GeoDataFrame) -> NDArray[np.float64]:
+    """Return the shifts (n x 2), nan where they are not known: files of before have none at all."""
+    if not set(SHIFT) <= set(frame.columns):
+        return np.full((len(frame), 2), np.nan)
+    found: NDArray[np.float64] = frame[list(SHIFT)].apply(pd.to_numeric).to_numpy(np.float64)
+    return found
 
 
 def _reasons_of_the_model(frame: gpd.GeoDataFrame) -> NDArray[Any]:

@@ -77,7 +77,7 @@ class GridPanel(Panel):
         self._page = dict(zip(found.ids[rows], likelier.tolist(), strict=True))
         self._order = session.order
         images = {found.ids[row]: crop.source for row in rows if (crop := self._views.crop(row)) is not None}
-        if images.keys() != self.images.keys():
+        if images != self.images:
             self.images = images
 
     def _cell(self, row: int) -> dict[str, Any]:

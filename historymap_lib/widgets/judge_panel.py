@@ -67,7 +67,7 @@ class JudgePanel(Panel):
     def _show_images(self, rows: list[int], ahead: list[int]) -> None:
         wanted = {row: self._views.crop(row) for row in [*rows, *ahead] if self._views.has_photo}
         images = {self._session.buildings.ids[row]: crop.source for row, crop in wanted.items() if crop is not None}
-        if images.keys() != self.images.keys():
+        if images != self.images:  # of the same building too, where new verdicts have found it elsewhere
             self.images = images
 
     def _building(self, row: int) -> dict[str, Any]:

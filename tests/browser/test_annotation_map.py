@@ -7,7 +7,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import pytest
-from case_fixtures import CRS, NORTH, WEST, lattice, make_case, rectangle, seen, write_probability
+from case_fixtures import CRS, NORTH, WEST, find_elsewhere, lattice, make_case, rectangle, seen, write_probability
 from job_fixtures import until
 from pyproj import Transformer
 
@@ -76,6 +76,7 @@ def crowded(tmp_path, monkeypatch):
     file = make_case(tmp_path, buildings, verification={"max_offset": 0}, jobs={"idle": 30, "grace": 5})
     write_probability(load(file), seen(buildings))
     steps.run(load(file), "verify")
+    find_elsewhere(load(file), {f"way/{number}": (1.5, 1.5) for number in buildings})
     return file
 
 
@@ -295,6 +296,7 @@ def test_it_can_be_read_at_every_zoom_in_either_theme(crowded, lab, theme):
     page.lab.shot(".hm-annotate")
     page.page.locator(".hm-judge [data-action=forward]").click()
     page.page.locator(".hm-building-head").wait_for()
+    page.page.locator(".hm-place").filter(has_text="found 2.1 m to the north-east of the map").wait_for()
     page.press("e")
     page.page.locator(".hm-map path.hm-annotated").first.wait_for(state="attached")
     page.lab.shot(".hm-annotate")
@@ -314,7 +316,7 @@ def test_the_workbench_holds_the_map_too(town, lab):
     store = AnnotationStore.of(load(town))
     until(lambda: store.holding(building))
     page.page.locator(".hm-card").filter(has_text="annotations").filter(has_text="1 building,").wait_for()
-    page.lab.form("verify").get_by_role("button").click()
+    page.lab.form("verify").get_by_role("button", name="Run").click()
     page.lab.job(2, "completed")  # the first has made the photo for the map
     page.page.locator(".hm-legend [data-action=all]").click()
     page.page.locator(".hm-map path.hm-existed.hm-annotated").first.wait_for(state="attached")

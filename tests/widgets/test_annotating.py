@@ -7,7 +7,8 @@ import threading
 import numpy as np
 import pytest
 import shapely
-from case_fixtures import lattice, make_case, rectangle, seen, write_probability
+from case_fixtures import find_elsewhere, lattice, make_case, rectangle, seen, write_probability
+from shapely.affinity import translate
 from widget_fixtures import page, press, words
 
 from historymap_lib import changes, steps
@@ -351,6 +352,51 @@ def test_the_crop_shows_the_photo_around_the_building_and_tells_what_is_covered(
     assert path.startswith("M")
     assert path.endswith("Z")
     crops.close()
+
+
+def test_a_building_is_shown_where_it_was_found_beside_where_the_map_has_it(tmp_path):
+    case = load(make_case(tmp_path, **SETTINGS))
+    write_probability(case, seen(lattice()))
+    steps.run(case, "verify")
+    find_elsewhere(case, {"way/40": (1.5, 1.5), "way/41": (0.0, 0.0)})
+    session = Session(AnnotationStore.of(case), read_buildings(case, {}), "ann")
+    views = BuildingViews(case, session)
+    panel = JudgePanel(session, views)
+    moved, same, unknown = (row_of(session, f"way/{number}") for number in (40, 41, 42))
+    shape = session.buildings.frame.geometry.iloc[moved]
+    (on_photo,) = session.buildings.on_photo([moved])
+    assert on_photo.equals_exact(translate(shape, 1.5, 1.5), 1e-6)
+    facts = views.crop_facts(moved)
+    assert facts["outline"] == views.crop(moved).path([on_photo])
+    assert facts["on_map"] == views.crop(moved).path([shape]) != facts["outline"]
+    session.select(moved)
+    panel.refresh()
+    place = "found 2.1 m to the north-east of the map; as the map has it"
+    assert words(page(panel).select_one(".hm-place")) == place
+    assert len(page(panel).select(".hm-crop .hm-on-map")) == 1
+    session.select(same)
+    panel.refresh()
+    assert words(page(panel).select_one(".hm-place")).startswith("found where the map says")
+    session.select(unknown)
+    panel.refresh()
+    assert page(panel).select(".hm-place, .hm-on-map") == []
+    panel.close()
+
+
+def test_when_a_building_is_found_elsewhere_later_its_crop_is_cut_anew(tmp_path):
+    case = load(make_case(tmp_path, **SETTINGS))
+    write_probability(case, seen(lattice()))
+    steps.run(case, "verify")
+    session = Session(AnnotationStore.of(case), read_buildings(case, {}), "ann")
+    panel = JudgePanel(session, BuildingViews(case, session))
+    session.select(row_of(session, "way/40"))
+    panel.refresh()
+    before = panel.images["way/40"]
+    find_elsewhere(case, {"way/40": (3.0, 0.0)})
+    session.replace(read_buildings(case, {}))
+    panel.refresh()
+    assert panel.images["way/40"] != before
+    panel.close()
 
 
 def test_what_has_changed_is_counted_by_where_it_went(tmp_path):

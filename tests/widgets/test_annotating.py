@@ -151,7 +151,7 @@ def test_the_map_and_its_legend_tell_such_buildings_from_others(session):
     session.judge("replaced", "way/8")
     session.judge("not_existed", "way/10")
     legend = LegendPanel(session, lambda: "", lambda: None)
-    assert "since another building stood there 1" in words(page(legend))
+    assert "another building stood there 1" in words(page(legend))
     rows = [row_of(session, name) for name in ("way/8", "way/10")]
     styles = [
         feature["properties"]["style"]["className"] for feature in BuildingMap(session)._collection(rows)["features"]
@@ -371,7 +371,7 @@ def test_a_building_is_shown_where_it_was_found_beside_where_the_map_has_it(tmp_
     assert facts["on_map"] == views.crop(moved).path([shape]) != facts["outline"]
     session.select(moved)
     panel.refresh()
-    place = "found 2.1 m to the north-east of the map; as the map has it"
+    place = "found 2.1 m to the north-east of the map as the map has it"
     assert words(page(panel).select_one(".hm-place")) == place
     assert len(page(panel).select(".hm-crop .hm-on-map")) == 1
     session.select(same)

@@ -31,11 +31,13 @@ class StatusPanel(Panel):
         status = self._case.status()
         return facts(self._case, status) if status else {"case": self._case.project.name, "cards": []}
 
-    def act(self, action: str, content: dict[str, Any]) -> None:  # noqa: ARG002 - there is but one button
-        """Queue all steps; those that are up to date say so and end at once."""
+    def act(self, action: str, content: dict[str, Any]) -> None:  # noqa: ARG002 - the buttons say all
+        """Queue all steps, of which those that are up to date say so and end at once; or take a first look."""
         if action == "run-all":
             self._case.jobs.submit_all(ALL)
-            self._case.look_again()
+        elif action == "first-look":
+            self._case.jobs.submit("verify", quick=True)
+        self._case.look_again()
 
 
 def facts(case: Case, status: Status) -> dict[str, Any]:
@@ -46,7 +48,9 @@ def facts(case: Case, status: Status) -> dict[str, Any]:
     if corrected.exists:
         tiles = next(card for card in cards if card["name"] == "training tiles")
         tiles["more"].append(f"{corrected.text} corrected, {age(corrected.made_at)}")
-    return {"case": status.case, "cards": cards, "next": _next(status, case), "odd": status.odd, "due": status.due}
+    can_look = not (items["probability"].exists or items["verdicts"].exists)
+    told = {"case": status.case, "odd": status.odd, "due": status.due}
+    return told | {"cards": cards, "next": _next(status, case), "can_look": can_look}
 
 
 def _next(status: Status, case: Case) -> str:

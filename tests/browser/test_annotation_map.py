@@ -298,7 +298,8 @@ def test_it_can_be_read_at_every_zoom_in_either_theme(crowded, lab, theme):
     page.page.locator(".hm-building-head").wait_for()
     page.page.locator(".hm-place").filter(has_text="found 2.1 m to the north-east of the map").wait_for()
     page.press("e")
-    page.press("ArrowLeft")  # the map may have moved on to the next
+    page.page.wait_for_timeout(1000)  # the map moves to the next, and then back
+    page.press("ArrowLeft")
     page.page.locator(".hm-map path.hm-annotated").first.wait_for(state="attached")
     page.lab.shot(".hm-annotate")
     assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []

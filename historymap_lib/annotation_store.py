@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from historymap_lib.annotations import Annotation
+from historymap_lib.annotations import REPLACED, Annotation
 from historymap_lib.annotations import read as read_annotations
 from historymap_lib.annotations import save as save_annotations
 from historymap_lib.database import PATIENCE, Database, Kind, is_remote
@@ -91,7 +91,7 @@ class Judgement:
         verdict: existed, not_existed or unsure.
         annotator: who says so.
         notes: in their words.
-        reason: why it is hard, such as shadow, tree, photo seam, footprint off.
+        reason: why it is hard, such as shadow, tree, photo seam, footprint off; or `annotations.REPLACED`.
         seconds: how long it took.
         said: the verdict of the model, with its `probability` and which `model` it was.
         chosen_by: why this building: person, or the order of a queue (random ones make an honest audit).
@@ -110,6 +110,11 @@ class Judgement:
     model: str | None = None
     chosen_by: str = "person"
     made_at: str = ""
+
+    @property
+    def replaced(self) -> bool:
+        """Whether it says that another building stood here."""
+        return self.verdict == "not_existed" and self.reason == REPLACED
 
 
 @dataclass(frozen=True)

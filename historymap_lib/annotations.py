@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+REPLACED = "another building stood here"
+"""The `reason` of a building that did not exist, though the photo shows one: another, which it has replaced."""
+
 
 class Annotation(BaseModel):
     """A judgement of one building by a person."""
@@ -61,6 +64,11 @@ class Annotation(BaseModel):
     def building_id(self) -> str:
         """`way/123`."""
         return f"{self.osm_type}/{self.osm_id}"
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the person said that another building stood here."""
+        return self.existed is False and self.reason == REPLACED
 
     @property
     def verdict(self) -> str:

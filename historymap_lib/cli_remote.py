@@ -72,8 +72,9 @@ def _add_steps(commands: Any) -> None:
     )  # fmt: skip
     verify = _add(
         commands, "verify", "queue: judge all buildings",
-        lambda client, given: _queued(client, client.verify(**options(given)), given),
+        lambda client, given: _queued(client, client.verify(quick=given.quick, **options(given)), given),
     )  # fmt: skip
+    verify.add_argument("--quick", action="store_true", default=None, help="a first look before any training")
     apply = _add(
         commands, "apply-annotations", "save annotations, if given, and queue what makes them count",
         lambda client, given: _queued(

@@ -107,9 +107,9 @@ class Client:
         """Queue predict."""
         return self._ask("POST", "predict", options)
 
-    def verify(self, **options: Any) -> dict[str, Any]:
-        """Queue verify."""
-        return self._ask("POST", "verify", options)
+    def verify(self, *, quick: bool | None = None, **options: Any) -> dict[str, Any]:
+        """Queue verify; `quick` is a first look before any training."""
+        return self._ask("POST", "verify", {"quick": quick, **options})
 
     def apply_annotations(
         self, annotations: Iterable[dict[str, Any]] = (), *, retrain: bool = False, **options: Any

@@ -18,7 +18,7 @@ import numpy as np
 from rasterio.transform import from_bounds
 from shapely import STRtree, box
 
-from historymap_lib import artifacts
+from historymap_lib import artifacts, first_look
 from historymap_lib.annotation_store import add as add_annotations
 from historymap_lib.annotation_store import settled, store_path
 from historymap_lib.annotations import read as read_annotations
@@ -73,7 +73,7 @@ def apply(
         project: the case.
         file: annotations to add to those of the case first (`paths.annotations`), where they are kept.
         output: where the corrected tiles go, instead of `paths.corrected`.
-        again: verify afterwards, if there are probabilities to do it with.
+        again: verify afterwards, if there are probabilities to do it with, or else a first look.
         picture: draw the corrected tiles and the map of verdicts.
 
     Raises:
@@ -96,11 +96,18 @@ def apply(
     if picture:
         draw_sheet(folder)
     unknown = sorted(set(judged) - known)
-    verified = verify(project, picture=picture) if again and paths.probability.exists() else None
+    verified = _verified(project, picture=picture) if again else None
     text = f"{len(judged)} annotations corrected {len(done)} of {len(tiles)} tiles in {folder}"
     if unknown:
         text += f"; {len(unknown)} name no building of the tiles' area: {', '.join(unknown[:3])}"
     return Applied(folder, done, unknown, verified, text)
+
+
+def _verified(project: Project, *, picture: bool) -> Verified | None:
+    """Judge all buildings anew by what there is to do it with."""
+    if project.paths.probability.exists():
+        return verify(project, picture=picture)
+    return verify(project, quick=True, picture=picture) if first_look.file(project).exists() else None
 
 
 def _gather(project: Project, file: Path | None) -> dict[str, Annotation]:
@@ -158,7 +165,9 @@ def _correct_tile(
     """Write one corrected tile: image and building index as they were, mask and metadata corrected."""
     name = tile["tile"]
     image, mask = read_tile(source, name, "images", "masks")
-    verdicts = inside["building_id"].map({key: value.verdict for key, value in judged.items()}).fillna("")
+    # the photo shows another building there, whose outline nobody knows: nothing to learn from, one way or the other
+    labels = {key: "unsure" if value.replaced else value.verdict for key, value in judged.items()}
+    verdicts = inside["building_id"].map(labels).fillna("")
     corrected = correct_mask(mask, image > 0, inside.geometry.to_numpy(), verdicts.to_numpy(), tile["bounds"])
     for part in ("images", "buildings"):
         shutil.copy2(source / part / f"{name}.tif", target / part)

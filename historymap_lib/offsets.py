@@ -27,6 +27,9 @@ STEP = "photo align"
 AXES = 2
 SURE = 0.7
 """The shift of a cell is known if it is right to a metre with this probability."""
+WINDS = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
+NONE = 0.05
+"""Metres: less is nothing."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,16 @@ def read(path: Path) -> Stored:
     if not good or not np.isfinite([*shifts.ravel(), *place]).all():
         raise _damaged(path)
     return Stored(crs, Offsets(west, north, cell, shifts), confidence, constant, method, reach)
+
+
+def in_words(shift: tuple[float, float]) -> str:
+    """Return a shift (east, north; metres) such as `3.0 m to the south-east of the map`."""
+    east, north = shift
+    length = float(np.hypot(east, north))
+    if length < NONE:
+        return "where the map says"
+    wind = WINDS[round(float(np.arctan2(north, east)) / (np.pi / 4)) % len(WINDS)]
+    return f"{length:.1f} m to the {wind} of the map"
 
 
 def _damaged(path: Path) -> PhotoError:

@@ -43,9 +43,6 @@ LARGEST = 50.0
 MODULES = ("photo_align", "photo_edges", "shift_field", "alignment", "offsets", "outlines", "imagery", "footprints")
 CODE = tuple(f"historymap_lib.{name}" for name in MODULES)
 GRADIENTS, PROBABILITY = "gradients", "probability"
-WINDS = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
-NONE = 0.05
-"""Metres: less is nothing."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def _middles(shapes: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
 def _sentence(stored: offsets.Stored, shapes: NDArray[Any]) -> str:
     """Return what was found, for people."""
     if stored.method == "none":
-        kept = "what is set by hand stands" if np.hypot(*stored.constant) >= NONE else "nothing is moved"
+        kept = "what is set by hand stands" if np.hypot(*stored.constant) >= offsets.NONE else "nothing is moved"
         return (
             f"no offset within {stored.reach:g} m can be told, since today's outlines fit the photo nowhere better "
             f"than by chance; {kept}"
@@ -163,20 +160,18 @@ def _sentence(stored: offsets.Stored, shapes: NDArray[Any]) -> str:
     plain = Offsets(stored.offsets.west, stored.offsets.north, stored.offsets.cell, np.stack([stored.confidence] * 2))
     known = (plain.at(*_middles(shapes))[:, 0] >= offsets.SURE).mean()
     return (
-        f"the photo lies {in_words(stored.constant)}; neighbourhoods differ from that by {np.median(apart):.1f} m "
+        f"the photo lies {_in_words(stored.constant)}; neighbourhoods differ from that by {np.median(apart):.1f} m "
         f"(a tenth by {np.quantile(apart, 0.9):.1f} m or more); {known:.0%} of the buildings lie where that is known "
         f"to about a metre (by {stored.method})"
     )
 
 
-def in_words(shift: tuple[float, float]) -> str:
-    """Return a shift such as `3.0 m to the south-east of the map (2.4 m east, 1.8 m south)`."""
+def _in_words(shift: tuple[float, float]) -> str:
+    """Return the shift of a whole photo, such as `3.0 m to the south-east of the map (2.4 m east, 1.8 m south)`."""
     east, north = shift
-    length = float(np.hypot(east, north))
-    if length < NONE:
-        return "where the map says on the whole"
-    wind = WINDS[round(float(np.arctan2(north, east)) / (np.pi / 4)) % 8]
+    if np.hypot(east, north) < offsets.NONE:
+        return f"{offsets.in_words(shift)} on the whole"
     parts = (
         f"{abs(east):.1f} m {'east' if east >= 0 else 'west'}, {abs(north):.1f} m {'north' if north >= 0 else 'south'}"
     )
-    return f"{length:.1f} m to the {wind} of the map ({parts})"
+    return f"{offsets.in_words(shift)} ({parts})"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from historymap_lib import artifacts, steps
+from historymap_lib import artifacts, first_look, steps
 from historymap_lib.annotation_store import VERDICTS, AnnotationStore, store_path, unpublished
 from historymap_lib.annotations import read as read_annotations
 from historymap_lib.errors import AnnotationsError, HistorymapError, PhotoError
@@ -84,6 +84,8 @@ class Status:
             note = f"; out of date, {item.outdated}" if item.outdated and item.exists else ""
             lines.append(f"{item.name:<16}{age(item.made_at):<16}{item.text}{note}")
         lines.append(f"{'on the disk':<32}{sized(self.size)}")
+        if not any(item.exists for item in self.items if item.name in ("probability", "verdicts")):
+            lines.append(f"{first_look.NAME:<32}in seconds, before any training: historymap run verify --quick")
         lines += [
             f"job {job['id']:<12}{job['state']:<16}{job['name']} {job['duration']}"
             + (f"; {job['error']}" if job["error"] else "")
@@ -200,6 +202,8 @@ def _probability(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def _verdicts(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     counts = manifest["counts"]
     text = ", ".join(f"{counts[key]:,} {key.replace('_', ' ')}" for key in ("existed", "not_existed", "unsure"))
+    if manifest["parameters"].get("quick"):
+        return f"{first_look.NAME}: {text}", counts | {"first_look": True}
     return text, counts
 
 

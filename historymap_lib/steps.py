@@ -6,17 +6,17 @@ The command line, and later the jobs and the forms of the notebooks, all read th
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from historymap_lib import artifacts
+from historymap_lib import artifacts, first_look
 from historymap_lib.annotation_store import unpublished
 from historymap_lib.errors import AnnotationsError, FootprintsError, StepError
 from historymap_lib.imagery import photo_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from historymap_lib.project import Project
 
@@ -31,6 +31,7 @@ class Parameter:
         help: what it is, for people.
         setting: the key of the settings that holds where it is not given.
         flag: its name on the command line where that differs.
+        title: what a run with it is called, where it does another thing than a run without.
 
     """
 
@@ -39,6 +40,7 @@ class Parameter:
     help: str
     setting: str | None = None
     flag: str | None = None
+    title: str | None = None
 
     def default(self, project: Project) -> str:
         """Return what holds where it is not given, as text; empty where nothing does."""
@@ -53,7 +55,8 @@ class Step:
     """A step: the function behind it as `module:name`, its parameters, what it makes, and which things it touches.
 
     `needs` are the steps whose work must be there; `reads` and `writes` are what it works on, so that two that touch
-    the same thing never run side by side.
+    the same thing never run side by side. `before` has, by parameter, a function (`module:name`, called with the
+    project) that makes what the step needs where that parameter is given: then no other step need have run.
     """
 
     name: str
@@ -64,12 +67,29 @@ class Step:
     needs: tuple[str, ...]
     reads: frozenset[str]
     writes: frozenset[str]
+    before: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """Return the function; imported only now, since torch takes seconds."""
-        module, name = self.function.split(":")
-        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        return function
+        return _load(self.function)
+
+    def needed(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the steps whose work must be there for a run with these parameters."""
+        return () if self._preparations(parameters) else self.needs
+
+    def prepare(self, project: Project, parameters: Mapping[str, Any]) -> None:
+        """Make what a run with these parameters needs, and no step makes."""
+        for function in self._preparations(parameters):
+            _load(function)(project)
+
+    def _preparations(self, parameters: Mapping[str, Any]) -> list[str]:
+        return [function for name, function in self.before.items() if parameters.get(name)]
+
+
+def _load(function: str) -> Callable[..., Any]:
+    module, name = function.split(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 STEPS = {
@@ -115,11 +135,19 @@ STEPS = {
             "verify",
             "historymap_lib.verification:verify",
             "judge every building: existed, not existed, unsure",
-            (),
+            (
+                Parameter(
+                    "quick",
+                    bool,
+                    "a first look before any training, by the weights that come with the package",
+                    title=first_look.NAME,
+                ),
+            ),
             lambda project: project.paths.verified,
             needs=("predict",),
             reads=frozenset({"photo", "footprints", "probability", "annotations"}),
             writes=frozenset({"verdicts"}),
+            before={"quick": "ml.first_look:look"},
         ),
         Step(
             "apply-annotations",
@@ -155,6 +183,7 @@ def run(project: Project, name: str, *, force: bool = False, **parameters: Any) 
     reason = why_outdated(project, step, parameters)
     if reason is None and not force:
         return f"{name}: skipped, {step.makes(project)} is up to date (--force runs it all the same)"
+    step.prepare(project, parameters)
     result = step.load()(project, **parameters)
     return f"{name}: {result.summary}"
 
@@ -181,7 +210,7 @@ def check(project: Project, name: str, parameters: dict[str, Any], *, coming: It
     """
     step = find(name)
     _check_parameters(step, parameters)
-    for needed in step.needs:
+    for needed in step.needed(parameters):
         made = STEPS[needed].makes(project)
         if needed not in coming and not made.exists():
             raise StepError(f"{name} needs what {needed} makes, and {made} is not there; run {needed} first")
@@ -265,17 +294,26 @@ def why_outdated(project: Project, step: Step, parameters: dict[str, Any]) -> st
         return "it is asked to write elsewhere, or to go on"
     if not all(isinstance(manifest.get(part), dict) for part in ("parameters", "settings", "inputs", "code")):
         return "its manifest is damaged"
-    asked = {key: value for key, value in parameters.items() if key != "resume"}
-    if any(manifest["parameters"].get(key) != value for key, value in asked.items()):
+    return _what_is_asked(step, manifest, parameters) or _what_changed(project, step, manifest)
+
+
+def _what_is_asked(step: Step, manifest: dict[str, Any], parameters: dict[str, Any]) -> str | None:
+    """Return what is asked for that a step has not done, or None."""
+    known = manifest["parameters"]
+    for parameter in step.parameters:
+        if parameter.title and known.get(parameter.name) and not parameters.get(parameter.name):
+            return f"it was a {parameter.title}"
+    asked = {key: value for key, value in parameters.items() if key != "resume" and value is not False}
+    if any(known.get(key) != value for key, value in asked.items()):
         return "other parameters are asked for"
-    settings = manifest["settings"]
-    if project.settings(*settings) != settings:
-        return "its settings have changed"
-    return _what_changed(project, step, manifest)
+    return None
 
 
 def _what_changed(project: Project, step: Step, manifest: dict[str, Any]) -> str | None:
-    """Return what of the inputs and the code of a step is not as it was, or None."""
+    """Return what of the settings, the inputs and the code of a step is not as it was, or None."""
+    settings = manifest["settings"]
+    if project.settings(*settings) != settings:
+        return "its settings have changed"
     if "annotations" in step.reads and (count := unpublished(project)):
         return f"annotations have changed {count} time{'s' if count > 1 else ''}"
     changed = [path for path, known in manifest["inputs"].items() if artifacts.fingerprint(Path(path)) != known]

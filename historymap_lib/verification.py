@@ -18,7 +18,7 @@ import numpy as np
 import rasterio
 from shapely import box
 
-from historymap_lib import alignment, artifacts, evidence, zonal
+from historymap_lib import alignment, artifacts, evidence, first_look, zonal
 from historymap_lib.annotation_store import settled
 from historymap_lib.calibration import FEW, TwoGroups, corrected
 from historymap_lib.errors import PhotoError, SourceError, VerificationError
@@ -27,6 +27,7 @@ from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
 from historymap_lib.offsets import known_offsets
 from historymap_lib.phantoms import make_phantoms
+from historymap_lib.reasons import explain_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,12 +58,15 @@ CODE = tuple(
             "annotation_store",
             "calibration",
             "evidence",
+            "first_look",
             "footprints",
             "footprints_osm",
         ),
-        *("imagery", "offsets", "outlines", "phantoms", "probability", "surroundings", "windows", "zonal"),
+        *("imagery", "offsets", "outlines", "phantoms", "probability", "reasons", "surroundings", "windows", "zonal"),
     )
 )
+QUICK_CODE = "ml.first_look"
+"""What takes the first look; by its name only, since it imports torch."""
 COLUMNS = [
     "osm_type", "osm_id", "building_id", "name", "verdict", "existed", "probability", "confidence", "coverage",
     "overlap", "reason", "needs_verification", "annotated", "model", "photo", "geometry",
@@ -78,30 +82,39 @@ class Verified:
     summary: str
 
 
-def verify(project: Project, *, picture: bool = True) -> Verified:
+def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Verified:
     """Judge every building of a case; write GeoJSON (EPSG:4326), GeoPackage (CRS of the case) and a picture.
 
+    Args:
+        project: the case.
+        quick: judge by a first look (`first_look`) in place of the probabilities; the verdicts say that they are one.
+        picture: draw the map of verdicts, and how many buildings have which probability.
+
     Raises:
-        HistorymapError: probabilities, footprints or annotations are missing or damaged, or do not fit together.
+        HistorymapError: probabilities (or the first look), footprints or annotations are missing or damaged, or do not
+            fit together.
+
     """
     paths = project.paths
-    if not paths.probability.exists():
-        raise VerificationError(f"{paths.probability}: there are no probabilities; run predict first")
+    told_by = first_look.file(project) if quick else paths.probability
+    if not told_by.exists():
+        what = "there was no first look yet; historymap run verify --quick takes it"
+        raise VerificationError(f"{told_by}: {what if quick else 'there are no probabilities; run predict first'}")
     judged = settled(project)
     # hashed before they are read: what is clicked meanwhile makes these verdicts out of date
-    sources = [paths.probability, source_file(project), paths.annotations, paths.offsets]
+    sources = [told_by, source_file(project), paths.annotations, paths.offsets]
     with suppress(PhotoError):
         sources += photo_files(project)
     inputs = artifacts.fingerprints(sources)
-    found = load_footprints(project, _area(paths.probability, project))
-    print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
-    offsets = known_offsets(project)
-    with _photo(project) as photo:
-        frame = judge(found.frame, paths.probability, judged, project.verification, photo, offsets=offsets)
-        frame["model"] = _model_of(paths.probability, paths.model)
+    with _photo(project, needed=quick) as photo:
+        area = photo.grid.polygon if quick and photo is not None else _area(told_by, project)
+        found = load_footprints(project, area)
+        print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
+        frame = _judged(project, found.frame, judged, photo, quick=quick)
         frame["photo"] = project.photo_name()
         counts = _count(frame, found)
         metadata = {
+            "first_look": quick,
             "counts": counts,
             "rejected": found.rejected.to_dict("records"),
             "photo": project.photo_name(),
@@ -112,7 +125,13 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
         _write(frame[COLUMNS], metadata, paths.verified)
         settings = project.settings("area", "photo", "footprints", "tiles", "verification")
         artifacts.write_manifest(
-            paths.verified, step="verify", inputs=inputs, settings=settings, parameters={}, code=CODE, counts=counts
+            paths.verified,
+            step="verify",
+            inputs=inputs,
+            settings=settings,
+            parameters={"quick": True} if quick else {},
+            code=(*CODE, QUICK_CODE) if quick else CODE,
+            counts=counts,
         )
         if picture and photo is not None:
             draw_verdicts(frame, photo, paths.verified.with_suffix(".png"))
@@ -120,7 +139,20 @@ def verify(project: Project, *, picture: bool = True) -> Verified:
         histogram = paths.verified.with_name(f"{paths.verified.stem}_histogram.png")
         draw_histogram(frame, project.verification, histogram)
     text = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in VERDICTS)
-    return Verified(paths.verified, counts, f"{paths.verified}: {text}")
+    return Verified(paths.verified, counts, f"{paths.verified}: {f'{first_look.NAME}: ' * quick}{text}")
+
+
+def _judged(
+    project: Project, frame: gpd.GeoDataFrame, judged: dict[str, Annotation], photo: Photo | None, *, quick: bool
+) -> gpd.GeoDataFrame:
+    """Return the buildings with their verdicts, and the model that made them."""
+    paths = project.paths
+    if quick:
+        table = first_look.read(first_look.file(project), frame["building_id"].tolist())
+        return decide(frame, table, judged, project.verification).assign(model=first_look.NAME)
+    offsets = known_offsets(project)
+    found = judge(frame, paths.probability, judged, project.verification, photo, offsets=offsets)
+    return found.assign(model=_model_of(paths.probability, paths.model))
 
 
 def judge(
@@ -147,6 +179,21 @@ def judge(
     said = frame["building_id"].map(told).to_numpy(np.float64)
     shapes = frame.geometry.to_numpy()
     table = score(shapes if offsets is None else offsets.move(shapes), raster, settings, photo, said)
+    return decide(frame, table, judged, settings)
+
+
+def decide(
+    frame: gpd.GeoDataFrame, table: pd.DataFrame, judged: dict[str, Annotation], settings: Verification
+) -> gpd.GeoDataFrame:
+    """Return the buildings with the columns from `verdict` to `annotated`.
+
+    Args:
+        frame: the footprints.
+        table: of each, in the same order, `probability`, `coverage` and `overlap` (float, 0 to 1, nan without data).
+        judged: annotations by building id.
+        settings: thresholds.
+
+    """
     frame = frame.reset_index(drop=True).join(table[["probability", "coverage", "overlap"]].round(4))
     covered = (frame["coverage"] >= settings.min_coverage) & frame["probability"].notna()
     frame["probability"] = frame["probability"].where(covered)
@@ -155,7 +202,7 @@ def judge(
         existed, not_existed = probability >= settings.existed_from, probability <= settings.not_existed_to
     frame["verdict"] = np.select([~covered, existed, not_existed], ["no_coverage", "existed", "not_existed"], "unsure")
     frame["confidence"] = np.where(covered, np.maximum(probability, 1 - probability), 0.0).round(4)
-    frame["reason"] = [_reason(*row) for row in frame[["verdict", "probability", "coverage"]].itertuples(index=False)]
+    frame["reason"] = explain_all(frame)
     frame["annotated"] = frame["building_id"].isin(list(judged))
     for index in frame.index[frame["annotated"]]:
         annotation = judged[frame.loc[index, "building_id"]]
@@ -201,13 +248,6 @@ def score(
     return table
 
 
-def _reason(verdict: str, probability: float, coverage: float) -> str:
-    if verdict == "no_coverage":
-        return f"only {coverage:.0%} of the footprint is on the photo"
-    seen = {"existed": "the photo shows a building", "not_existed": "the photo shows none"}
-    return f"{seen.get(verdict, 'the photo leaves it open')} (probability {probability:.2f})"
-
-
 def _said(annotation: Annotation) -> str:
     who = f" by {annotation.annotator}" if annotation.annotator else ""
     why = "; ".join(text for text in (annotation.reason, annotation.notes) if text)
@@ -245,13 +285,15 @@ def _area(raster: Path, project: Project) -> Polygon:
 
 
 @contextmanager
-def _photo(project: Project) -> Iterator[Photo | None]:
-    """Yield the open photo, or None where it is not at hand: buildings can be judged by the probabilities alone."""
+def _photo(project: Project, *, needed: bool) -> Iterator[Photo | None]:
+    """Yield the open photo, or None where it is neither at hand nor needed: probabilities alone can be judged by."""
     with ExitStack() as stack:
         photo = None
         try:
             photo = stack.enter_context(open_photo(project))
         except (PhotoError, SourceError) as error:
+            if needed:
+                raise
             print(f"judging by the probabilities alone, and no picture: {error}")  # noqa: T201 - the user should know
         yield photo
 

@@ -136,7 +136,7 @@ def _covered(known: NDArray[np.bool_], grid: Grid, step: int = 16) -> Any:
     row, column = np.nonzero(whole)
     side = step * grid.resolution
     west, north = grid.west + column * side, grid.north - row * side
-    return shapely.union_all(shapely.box(west, north - side, west + side, north))
+    return shapely.union_all(shapely.box(west, north - side, west + side, north), grid_size=0.001)
 
 
 def _on_something(phantoms: NDArray[Any], standing: NDArray[Any]) -> NDArray[np.bool_]:

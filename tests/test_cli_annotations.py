@@ -12,7 +12,7 @@ from case_fixtures import lattice, make_case, seen, write_probability
 from historymap_lib import cli, steps
 from historymap_lib.annotation_files import COLUMNS, read_file, write_file
 from historymap_lib.annotation_store import AnnotationStore, Judgement, as_annotation
-from historymap_lib.annotations import Annotation
+from historymap_lib.annotations import REPLACED, Annotation
 from historymap_lib.errors import AnnotationsError
 from historymap_lib.project import load
 
@@ -50,7 +50,7 @@ def held(town):
 ENTRIES = [
     Annotation(osm_id=1, existed=True, annotator="ann", created_at="2026-05-01T08:00:00+00:00", notes='a, b\n"c"'),
     Annotation(osm_id=2, existed=None, annotator="", created_at="2026-05-01T08:00:01+00:00"),
-    Annotation(osm_id=3, existed=False, annotator="bø", created_at="2026-05-01T08:00:02+00:00", reason="shadow"),
+    Annotation(osm_id=3, existed=False, annotator="bø", created_at="2026-05-01T08:00:02+00:00", reason=REPLACED),
 ]
 
 
@@ -61,6 +61,7 @@ def test_what_is_written_is_read_again_whatever_the_format(town, tmp_path, endin
     found = read_file(path)
     assert found.problems == []
     assert sorted(found.entries, key=lambda entry: entry.osm_id) == ENTRIES
+    assert [entry.osm_id for entry in found.entries if entry.replaced] == [3]
     if ending in (".geojson", ".gpkg"):
         frame = gpd.read_file(path)
         assert frame.crs.to_epsg() == 4326

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from shapely import box, contains_xy
 
 from historymap_lib import annotations, artifacts
-from historymap_lib.annotations import Annotation
+from historymap_lib.annotations import REPLACED, Annotation
 from historymap_lib.corrections import apply, correct_mask
 from historymap_lib.errors import AnnotationsError, TrainingDataError
 from historymap_lib.project import load
@@ -106,6 +106,13 @@ def test_a_building_across_four_tiles_is_corrected_in_all_of_them(town, judge, e
     done = judge({ACROSS_FOUR: existed})
     assert len(done.tiles) == 4
     assert (mosaic(town.paths.corrected)[covered([lattice()[ACROSS_FOUR]])] == value).all()
+
+
+def test_where_another_building_stood_nothing_is_learned(town):
+    annotations.save(town.paths.annotations, [Annotation(osm_id=ACROSS_FOUR, existed=False, reason=REPLACED)])
+    apply(town)
+    assert (mosaic(town.paths.corrected)[covered([lattice()[ACROSS_FOUR]])] == IGNORE).all()
+    assert {item["annotated"][f"way/{ACROSS_FOUR}"] for item in read_metadata(town.paths.corrected)} == {"not_existed"}
 
 
 def test_images_and_building_rasters_are_the_originals(town, judge):

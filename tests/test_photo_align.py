@@ -29,7 +29,8 @@ from historymap_lib import artifacts, cli, offsets, sample, steps
 from historymap_lib.alignment import Offsets, moved
 from historymap_lib.errors import PhotoError, SettingsError
 from historymap_lib.footprint_source import load_footprints
-from historymap_lib.photo_align import align, in_words
+from historymap_lib.offsets import in_words
+from historymap_lib.photo_align import _in_words, align
 from historymap_lib.project import load
 from historymap_lib.training_data import generate, read_tile
 from historymap_lib.verification import verify
@@ -377,10 +378,12 @@ def test_an_offset_that_is_not_two_numbers_is_told(town, offset):
 
 
 def test_shifts_are_said_in_words():
-    assert in_words((2.4, -1.8)) == "3.0 m to the south-east of the map (2.4 m east, 1.8 m south)"
-    assert in_words((0.0, 4.0)) == "4.0 m to the north of the map (0.0 m east, 4.0 m north)"
-    assert in_words((-1.0, 0.04)) == "1.0 m to the west of the map (1.0 m west, 0.0 m north)"
-    assert in_words((0.01, 0.0)) == "where the map says on the whole"
+    assert in_words((2.4, -1.8)) == "3.0 m to the south-east of the map"
+    assert _in_words((2.4, -1.8)) == "3.0 m to the south-east of the map (2.4 m east, 1.8 m south)"
+    assert _in_words((0.0, 4.0)) == "4.0 m to the north of the map (0.0 m east, 4.0 m north)"
+    assert _in_words((-1.0, 0.04)) == "1.0 m to the west of the map (1.0 m west, 0.0 m north)"
+    assert in_words((0.01, 0.0)) == "where the map says"
+    assert _in_words((0.01, 0.0)) == "where the map says on the whole"
 
 
 def test_one_shift_for_all_places_moves_all_the_same():

@@ -7,13 +7,14 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from case_fixtures import change, lattice, make_case, save_random_model, seen, write_probability
+from case_fixtures import change, lattice, make_case, save_random_model, seen, take_first_look, write_probability
 
 from historymap_lib import annotations, artifacts, steps
 from historymap_lib.annotations import Annotation
 from historymap_lib.jobs import Jobs
 from historymap_lib.project import load
 from historymap_lib.status import age, read_status
+from historymap_lib.verification import verify
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,21 @@ def test_of_a_new_case_nothing_is_there_and_the_first_step_is_due(tmp_path):
     assert [item.name for item in status.items if item.exists] == ["photo", "footprints"]
     assert status.next == "historymap run generate-training (it has not run yet)"
     assert texts(case)["annotations"] == "0 buildings"
+
+
+def test_a_first_look_is_offered_told_as_such_and_due_to_be_bettered(tmp_path):
+    case = load(make_case(tmp_path))
+    assert "before any training: historymap run verify --quick" in read_status(case).table()
+    take_first_look(case)
+    verify(case, quick=True, picture=False)
+    (item,) = [item for item in read_status(case).items if item.name == "verdicts"]
+    assert item.text.startswith("first look: ")
+    assert item.facts["first_look"] is True
+    assert item.outdated == "it was a first look"
+    table = read_status(case).table()
+    assert "out of date, it was a first look" in table
+    assert "before any training" not in table
+    assert read_status(case).next == "historymap run generate-training (it has not run yet)"
 
 
 def test_the_things_are_told_in_numbers_in_the_order_in_which_they_are_made(finished):

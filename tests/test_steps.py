@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from case_fixtures import (
     photo_of,
     save_random_model,
     seen,
+    take_first_look,
     write_footprints,
     write_photo,
     write_probability,
@@ -135,6 +139,57 @@ def test_verify_runs_when_what_it_reads_has_changed(judged, name):
     assert SKIPPED in steps.run(load(judged), "verify")
 
 
+@pytest.fixture
+def looks(monkeypatch):
+    """The cases of which a first look was taken, which here needs no weights."""
+    taken = []
+
+    def look(case):
+        taken.append(case.name)
+        take_first_look(case)
+
+    spec = ModuleSpec("ml.first_look", None)
+    monkeypatch.setitem(sys.modules, spec.name, types.SimpleNamespace(look=look, __spec__=spec))
+    return taken
+
+
+def test_a_first_look_needs_no_other_step_and_is_taken_when_it_is_due(tmp_path, looks):
+    case = load(make_case(tmp_path))
+    with pytest.raises(StepError, match="verify needs what predict makes"):
+        steps.check(case, "verify", {"quick": False})
+    assert steps.check(case, "verify", {"quick": True}).name == "verify"
+    assert steps.run(case, "verify", quick=True).startswith(f"verify: {case.paths.verified}: first look: ")
+    assert SKIPPED in steps.run(case, "verify", quick=True)
+    assert looks == ["town"]
+    annotations.save(case.paths.annotations, [Annotation(osm_id=2, existed=True)])
+    assert SKIPPED not in steps.run(case, "verify", quick=True)
+    assert SKIPPED not in steps.run(case, "verify", quick=True, force=True)
+    assert len(looks) == 3
+    assert steps.arguments(steps.find("verify"), {"quick": True}) == ["--quick"]
+
+
+def test_after_a_first_look_verify_is_due_and_takes_no_other_one(tmp_path, looks):
+    case = load(make_case(tmp_path))
+    steps.run(case, "verify", quick=True)
+    write_probability(case, seen(lattice()))
+    for parameters in ({}, {"quick": False}, {"quick": None}):
+        assert steps.why_outdated(case, steps.find("verify"), parameters) == "it was a first look"
+    assert "first look" not in steps.run(case, "verify")
+    assert SKIPPED in steps.run(case, "verify", quick=False)
+    assert steps.why_outdated(case, steps.find("verify"), {"quick": True}) == "other parameters are asked for"
+    assert looks == ["town"]
+
+
+def test_corrections_after_a_first_look_judge_by_it_again(town, looks):
+    case = load(town)
+    steps.run(case, "verify", quick=True)
+    annotations.save(case.paths.annotations, [Annotation(osm_id=2, existed=True)])
+    steps.run(case, "apply-annotations")
+    told = json.loads(case.paths.verified.read_text(encoding="utf-8"))
+    assert told["metadata"]["first_look"] is True
+    assert told["metadata"]["counts"]["annotated"] == 1
+
+
 def test_corrections_run_when_annotations_tiles_or_footprints_have_changed(town):
     case = load(town)
     annotations.save(case.paths.annotations, [Annotation(osm_id=2, existed=True)])
@@ -162,8 +217,10 @@ def test_predict_is_skipped_until_the_model_changes(tmp_path):
 def test_an_unknown_step_or_parameter_is_told(town):
     with pytest.raises(StepError, match="there is no step dance; the steps are generate-training, train"):
         steps.run(load(town), "dance")
-    with pytest.raises(StepError, match="verify takes no colour; it takes no parameters"):
+    with pytest.raises(StepError, match="verify takes no colour; it takes quick"):
         steps.run(load(town), "verify", colour="red")
+    with pytest.raises(StepError, match="predict takes no colour; it takes no parameters"):
+        steps.run(load(town), "predict", colour="red")
     with pytest.raises(StepError, match="train takes no tiles; it takes epochs, resume"):
         steps.run(load(town), "train", tiles=3)
     with pytest.raises(StepError, match="train: epochs is '5', but it should be a whole number of 1 or more"):

@@ -20,6 +20,7 @@ from case_fixtures import (
     rectangle,
     save_random_model,
     seen,
+    take_first_look,
     write_footprints,
     write_photo,
     write_probability,
@@ -28,9 +29,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from historymap_lib import annotations, artifacts
+from historymap_lib import annotations, artifacts, first_look
 from historymap_lib.annotations import Annotation
-from historymap_lib.errors import AnnotationsError, FootprintsError, VerificationError
+from historymap_lib.errors import AnnotationsError, FootprintsError, PhotoError, VerificationError
 from historymap_lib.project import load
 from historymap_lib.settings import Verification
 from historymap_lib.verification import COLUMNS, VERDICTS, judge, verify
@@ -188,6 +189,43 @@ def test_verdicts_name_the_model_that_made_the_probabilities_not_one_trained_sin
     verify(few, picture=False)
     (name,) = set(gpd.read_file(few.paths.verified)["model"])
     assert name == made_by
+
+
+def test_a_first_look_is_marked_as_one_and_people_are_right_about_it_too(few):
+    take_first_look(few)
+    annotations.save(few.paths.annotations, [Annotation(osm_id=2, existed=True)])
+    made = verify(few, quick=True)
+    content = json.loads(few.paths.verified.read_text(encoding="utf-8"))
+    found = {feature["properties"]["osm_id"]: feature["properties"] for feature in content["features"]}
+    assert [found[n]["verdict"] for n in range(1, 7)] == ["existed", "existed", "existed", *["unsure"] * 3]
+    assert {properties["model"] for properties in found.values()} == {"first look"}
+    assert content["metadata"]["first_look"] is True
+    assert "first look: 3 existed" in made.summary
+    assert list(gpd.read_file(few.paths.verified.with_suffix(".gpkg")).columns) == COLUMNS
+    write_probability(few, probabilities({1: 254}))
+    assert verify(few, picture=False).summary.startswith(f"{few.paths.verified}: 2 existed")
+    assert json.loads(few.paths.verified.read_text(encoding="utf-8"))["metadata"]["first_look"] is False
+
+
+def test_without_a_first_look_a_sentence_says_how_to_take_it(few):
+    with pytest.raises(VerificationError, match=r"first_look\.npz: there was no first look yet; historymap run verify"):
+        verify(few, quick=True)
+    few.paths.predictions.mkdir(parents=True)
+    first_look.file(few).write_bytes(b"a poem")
+    with pytest.raises(VerificationError, match=r"first_look\.npz: is damaged"):
+        verify(few, quick=True)
+    take_first_look(few)
+    (few.paths.root / "photo.tif").unlink()
+    with pytest.raises(PhotoError, match="there is no such photo"):
+        verify(few, quick=True)
+
+
+def test_what_the_first_look_did_not_see_is_not_covered(few):
+    take_first_look(few)
+    table = first_look.read(first_look.file(few), ["way/2", "way/1", "way/77"])
+    assert table["probability"].round(3).tolist()[:2] == [0.05, 0.95]
+    assert table["coverage"].tolist() == [1, 1, 0]
+    assert np.isnan(table["probability"].iloc[2])
 
 
 def test_a_town_is_told_apart_also_where_neighbourhoods_lie_off_differently(tmp_path):

@@ -116,7 +116,7 @@ def status(request: Request) -> messages.StatusTold:
     found = read_status(request.project)
     items = {item.name: item for item in found.items}
     verified = items["verdicts"]
-    counts = {name: count for name, count in verified.facts.items() if isinstance(count, int)}
+    counts = {name: count for name, count in verified.facts.items() if type(count) is int}
     return messages.StatusTold.model_validate(
         found.as_dict()
         | {
@@ -366,7 +366,7 @@ CALLS = (
     _submits("generate-training", "queue: cut training tiles", generate_training, messages.Generating),
     _submits("train", "queue: train the model", train, messages.TrainingQuery),
     _submits("predict", "queue: predict the probability of building", predict, messages.Submission),
-    _submits("verify", "queue: judge all buildings", verify, messages.Submission),
+    _submits("verify", "queue: judge all buildings", verify, messages.Verifying),
     Call("POST", "apply-annotations", "apply_annotations", "save annotations, then queue what makes them count",
          apply_annotations, messages.Applied, messages.Applying, messages.Annotations, HTTPStatus.ACCEPTED,
          body_optional=True, fails=(*QUEUES, *TAKES_A_BODY)),

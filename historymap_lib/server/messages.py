@@ -85,6 +85,14 @@ class TrainingQuery(Submission):
     resume: Truth | None = Field(default=None, description="go on where a training was cut off")
 
 
+class Verifying(Submission):
+    """The parameters of verify."""
+
+    quick: Truth | None = Field(
+        default=None, description="a first look before any training, by the weights that come with the package"
+    )
+
+
 class Applying(Submission):
     """The parameters of apply-annotations."""
 

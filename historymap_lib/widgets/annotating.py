@@ -15,6 +15,7 @@ from historymap_lib.active_learning import ORDERS as LEARNING
 from historymap_lib.active_learning import rank
 from historymap_lib.agreement import conflicts
 from historymap_lib.annotation_store import AnnotationStore, Judgement
+from historymap_lib.annotations import REPLACED
 from historymap_lib.widgets.buildings import VERDICTS, Filter, agreement
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ ORDERS = LEARNING | {
     "others": "judged by others, not yet by you",
 }
 """In which order a person can be asked, with what it means."""
+ANSWERS = {
+    "existed": ("existed", ""),
+    "not_existed": ("not_existed", ""),
+    "unsure": ("unsure", ""),
+    "replaced": ("not_existed", REPLACED),
+}
+"""What a person can answer by one key: the verdict that is stored, and the reason where the answer is one."""
 PERSON = "person"
 """Stands in the store for a building that a person has chosen on the map."""
 LONGEST = 600.0
@@ -229,8 +237,14 @@ class Session:
 
     # what is said
 
-    def judge(self, verdict: str, building: str, *, notes: str = "", reason: str = "") -> None:
+    def judge(self, answer: str, building: str, *, notes: str = "", reason: str = "") -> None:
         """Store what the person says of a building, and look at the next.
+
+        Args:
+            answer: one of `ANSWERS`; that another building stood here is the reason itself.
+            building: its id.
+            notes: in the words of the person.
+            reason: why it is hard to tell.
 
         Raises:
             AnnotationsError: it could not be stored; the building stays selected.
@@ -240,7 +254,7 @@ class Session:
             seconds = min(time.monotonic() - self._since, LONGEST)
             row = self.buildings.row(building)
             chosen_by = self._chosen_by if row == self.selected else PERSON
-            said = self._judgement(building, verdict, chosen_by, seconds, notes=notes, reason=reason)
+            said = self._judgement(building, answer, chosen_by, seconds, notes=notes, reason=reason)
             self._own.update(self.store.save(said))
             self._mine.add(building)
             self._take(building)
@@ -249,18 +263,18 @@ class Session:
             self._advance()
         self.tell()
 
-    def confirm(self, verdicts: dict[str, str]) -> None:
-        """Store what the person says of a page of buildings, all or none.
+    def confirm(self, answers: dict[str, str]) -> None:
+        """Store what the person says of a page of buildings (by id, of `ANSWERS`), all or none.
 
         Raises:
             AnnotationsError: it could not be stored.
 
         """
         with self.lock:
-            seconds = min(time.monotonic() - self._since, LONGEST) / max(1, len(verdicts))
-            said = [self._judgement(name, verdict, self.order, seconds) for name, verdict in verdicts.items()]
+            seconds = min(time.monotonic() - self._since, LONGEST) / max(1, len(answers))
+            said = [self._judgement(name, answer, self.order, seconds) for name, answer in answers.items()]
             self._own.update(self.store.save(*said))
-            for building in verdicts:
+            for building in answers:
                 self._mine.add(building)
                 self._take(building)
                 row = self.buildings.row(building)
@@ -293,19 +307,21 @@ class Session:
                     self._mine.add(event.building)
                 self._pick(row, event.chosen_by)
         self.tell()
-        return f"{event.building} {event.verdict.replace('_', ' ')}: {done}"
+        what = event.verdict.replace("_", " ") + (f" ({REPLACED})" if event.replaced else "")
+        return f"{event.building} {what}: {done}"
 
     def _take(self, building: str) -> None:
         """Take from the store what holds of one building."""
         event = self.store.holding(building)
-        self.buildings.mark(building, event.verdict if event is not None else None)
+        self.buildings.mark(building, event)
         row = self.buildings.row(building)
         if row is not None:
             self.changed.add(row)
 
     def _judgement(
-        self, building: str, verdict: str, chosen_by: str, seconds: float, *, notes: str = "", reason: str = ""
+        self, building: str, answer: str, chosen_by: str, seconds: float, *, notes: str = "", reason: str = ""
     ) -> Judgement:
+        verdict, why = ANSWERS.get(answer, (answer, ""))  # what is no answer is refused by the store
         row = self.buildings.row(building)
         found = self.buildings
         said = probability = model = None
@@ -313,7 +329,8 @@ class Session:
             said, probability = VERDICTS[found.model[row]], float(found.probability[row])
             model = found.frame["model"].iloc[row] if "model" in found.frame else None
         return Judgement(
-            building, verdict, self.annotator, notes, reason, round(seconds, 2), said, probability, model, chosen_by
+            building, verdict, self.annotator, notes, why or reason, round(seconds, 2), said, probability, model,
+            chosen_by,
         )  # fmt: skip
 
     # how it goes

@@ -36,7 +36,7 @@ class ApplyPanel(Panel):
         found = self._changes()
         return {
             "pending": unpublished(project),
-            "applicable": project.paths.training.exists(),
+            "applicable": project.paths.training.exists() or self._by_first_look(),
             "busy": [record.name for record in busy],
             "changes": found,
             "age": age(found.since) if found else "",
@@ -65,13 +65,18 @@ class ApplyPanel(Panel):
         if any(record.name in STEPS for record in self._case.jobs.unfinished()):
             raise StepError("these steps are queued or running already; wait for them")
         frame = self._session.buildings.frame
-        jobs = self._case.jobs.submit_all(
-            ["apply-annotations", "train", "predict", "verify"] if learn else ["apply-annotations"]
-        )
+        chain: list[str | tuple[str, dict[str, Any]]] = list(STEPS if learn else STEPS[:1])
+        if self._by_first_look():
+            chain = ["generate-training", *STEPS] if learn else [("verify", {"quick": True})]
+        jobs = self._case.jobs.submit_all(chain)
         if "verdict" in frame:
             changes.remember(project, dict(zip(frame["building_id"], frame["verdict"], strict=True)))
         self._case.look_again()
         return f"queued as job {jobs[0].id}; the map follows when it is done"
+
+    def _by_first_look(self) -> bool:
+        """Return whether all there is are the verdicts of a first look, which learn from people without any tiles."""
+        return self._session.buildings.first_look and not self._case.project.paths.training.exists()
 
     def _changes(self) -> changes.Changes | None:
         """Compare anew when there are other verdicts, before or now."""

@@ -163,8 +163,12 @@ class BuildingMap(Map):
     def _collection(self, rows: list[int], further: str = "") -> dict[str, Any]:
         session = self._session
         shown, annotated = session.buildings.shown(session.threshold), session.buildings.annotated
+        replaced = session.buildings.replaced(session.threshold)
         classes = [
-            f"hm-building hm-{VERDICTS[shown[row]]}" + " hm-annotated" * int(annotated[row] >= 0) + further
+            f"hm-building hm-{VERDICTS[shown[row]]}"
+            + " hm-annotated" * int(annotated[row] >= 0)
+            + " hm-replaced" * int(replaced[row])
+            + further
             for row in rows
         ]
         return session.buildings.collection(rows, classes)

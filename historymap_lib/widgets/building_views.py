@@ -10,6 +10,7 @@ from pyproj import Transformer
 from historymap_lib.crops import Crops
 from historymap_lib.errors import HistorymapError
 from historymap_lib.footprint_source import load_footprints
+from historymap_lib.offsets import in_words
 
 if TYPE_CHECKING:
     from historymap_lib.crops import Crop
@@ -45,23 +46,28 @@ class BuildingViews:
         if self._crops is None:
             return None
         try:
-            return self._crops.of(found.ids[row], found.frame.geometry.iloc[row])
+            return self._crops.of((found.ids[row], found.shift(row)), *found.on_photo([row]))
         except HistorymapError as error:
             self.trouble = str(error)
             return None
 
     def crop_facts(self, row: int) -> dict[str, Any] | None:
-        """Return what a template needs to draw a crop: side in metres, the outline and those of the neighbours."""
+        """Return what a template needs to draw a crop: its side in metres, outlines, and where the building was found.
+
+        The outlines are drawn where the photo shows them, as far as that is known; that of the map comes in addition.
+        """
         crop, found = self.crop(row), self._session.buildings
         if crop is None:
             return None
         to_degrees = Transformer.from_crs(self._project.crs, "EPSG:4326", always_xy=True)
         near = [one for one in found.within(to_degrees.transform_bounds(*crop.bounds)) if one != row]
-        shapes = found.frame.geometry
+        shift = found.shift(row)
         return {
             "side": crop.side,
-            "outline": crop.path([shapes.iloc[row]]),
-            "others": crop.path(shapes.iloc[near]),
+            "outline": crop.path(found.on_photo([row])),
+            "on_map": crop.path([found.frame.geometry.iloc[row]]) if shift else "",
+            "found": in_words(shift) if shift else "",
+            "others": crop.path(found.on_photo(near)),
             "covered": crop.covered,
         }
 

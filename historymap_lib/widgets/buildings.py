@@ -14,6 +14,8 @@ import pandas as pd
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 
+from historymap_lib import first_look
+from historymap_lib.annotations import REPLACED
 from historymap_lib.footprint_source import load_footprints
 
 if TYPE_CHECKING:
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
 EXISTED, NOT_EXISTED, UNSURE, NO_COVERAGE = range(4)
-COLUMNS = ["building_id", "name", "verdict", "probability", "overlap", "annotated", "model"]
+COLUMNS = ["building_id", "name", "verdict", "probability", "overlap", "reason", "annotated", "model"]
 """Of what `verify` wrote: those that are shown."""
+SHIFT = ("shift_east", "shift_north")
+"""Its columns of how far from the map the photo shows a building, in metres; null where that is not known."""
 DIGITS = 7
 """Of longitude and latitude: a centimetre."""
 VIEW = tuple[float, float, float, float]
@@ -65,6 +69,8 @@ class Buildings:
         confidence: of the verdict of the model, 0 to 1 (float64).
         model: code of the verdict of the model (int8).
         annotated: code of what people say, -1 where nobody has (int8).
+        shifts: where the photo shows each, east and north of the map in metres, nan where not known (n x 2, float64).
+        reasons: why the model says so, in its words; empty where `verify` was told by a person (object).
 
     """
 
@@ -85,6 +91,10 @@ class Buildings:
             sides = [np.isnan(self.probability) & judged, self.probability >= high, self.probability <= low]
         self.model = np.select(sides, [NO_COVERAGE, EXISTED, NOT_EXISTED], UNSURE).astype(np.int8)
         self.annotated = np.full(len(frame), -1, np.int8)
+        self.reasons = _reasons_of_the_model(frame)
+        self.shifts = _shifts(frame)
+        self._replaced_by_model = np.array([REPLACED in reason for reason in self.reasons], bool)
+        self._replaced_by_people = np.zeros(len(frame), bool)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,6 +104,24 @@ class Buildings:
         """Longitude and latitude of the middle of each (n x 2, float64), which may lie beside a bent one."""
         west, south, east, north = shapely.bounds(self.shapes).T
         return np.column_stack([west + east, south + north]) / 2
+
+    def shift(self, row: int) -> tuple[float, float] | None:
+        """Return how far from the map the photo shows a building (east, north; metres), or None if not known."""
+        east, north = self.shifts[row].tolist()
+        return None if math.isnan(east) or math.isnan(north) else (east, north)
+
+    def on_photo(self, rows: Sequence[int]) -> NDArray[Any]:
+        """Return the footprints (CRS of the case) where the photo shows them, as far as that is known."""
+        chosen = np.asarray(rows, np.intp)
+        shapes = self.frame.geometry.to_numpy()[chosen].copy()
+        moves = np.repeat(np.nan_to_num(self.shifts[chosen]), shapely.get_num_coordinates(shapes), axis=0)
+        moved: NDArray[Any] = shapely.set_coordinates(shapes, shapely.get_coordinates(shapes) + moves)
+        return moved
+
+    @property
+    def first_look(self) -> bool:
+        """Whether the verdicts are those of a first look, before any training."""
+        return "model" in self.frame and bool((self.frame["model"] == first_look.NAME).any())
 
     def point(self, row: int) -> tuple[float, float]:
         """Return longitude and latitude of a place within a building."""
@@ -107,14 +135,16 @@ class Buildings:
     def note(self, holding: dict[str, Event]) -> None:
         """Take what people say now (`AnnotationStore.get`)."""
         self.annotated[:] = -1
+        self._replaced_by_people[:] = False
         for building, event in holding.items():
-            self.mark(building, event.verdict)
+            self.mark(building, event)
 
-    def mark(self, building: str, verdict: str | None) -> None:
+    def mark(self, building: str, event: Event | None) -> None:
         """Take what people say of one building; None where nobody says anything any more."""
         row = self._rows.get(building)
         if row is not None:
-            self.annotated[row] = -1 if verdict is None else VERDICTS.index(verdict)
+            self.annotated[row] = -1 if event is None else VERDICTS.index(event.verdict)
+            self._replaced_by_people[row] = event is not None and event.replaced
 
     def shown(self, threshold: float = 0.0) -> NDArray[np.int8]:
         """Return the code of the verdict of each: what people say, else the model if it is as confident as this."""
@@ -122,6 +152,12 @@ class Buildings:
         model = np.where(timid, np.int8(UNSURE), self.model)
         shown: NDArray[np.int8] = np.where(self.annotated >= 0, self.annotated, model)
         return shown
+
+    def replaced(self, threshold: float = 0.0) -> NDArray[np.bool_]:
+        """Return of which buildings people, else the model, say that another one stood there."""
+        said = np.where(self.annotated >= 0, self._replaced_by_people, self._replaced_by_model)
+        found: NDArray[np.bool_] = said & (self.shown(threshold) == NOT_EXISTED)
+        return found
 
     def matching(self, wanted: Filter, threshold: float = 0.0) -> NDArray[np.bool_]:
         """Return which buildings pass a filter."""
@@ -210,13 +246,28 @@ def _verified(path: Path) -> gpd.GeoDataFrame | None:
     table = path.with_suffix(".gpkg")
     if table.exists() and table.stat().st_mtime >= path.stat().st_mtime - 60:
         try:
-            return gpd.read_file(table, columns=COLUMNS, use_arrow=True)
+            return gpd.read_file(table, columns=[*COLUMNS, *SHIFT], use_arrow=True)
         except (DataSourceError, DataLayerError, OSError, ValueError):
             pass  # the GeoJSON says the same
     from historymap_lib.evaluation import read_verdicts  # noqa: PLC0415 - its pictures take half a second
 
     found = read_verdicts(path)
     return found.to_crs(found.estimate_utm_crs())
+
+
+def _shifts(frame: gpd.GeoDataFrame) -> NDArray[np.float64]:
+    """Return the shifts (n x 2), nan where they are not known: files of before have none at all."""
+    if not set(SHIFT) <= set(frame.columns):
+        return np.full((len(frame), 2), np.nan)
+    found: NDArray[np.float64] = frame[list(SHIFT)].apply(pd.to_numeric).to_numpy(np.float64)
+    return found
+
+
+def _reasons_of_the_model(frame: gpd.GeoDataFrame) -> NDArray[Any]:
+    if "reason" not in frame:
+        return np.full(len(frame), "", object)
+    told: NDArray[Any] = frame["reason"].fillna("").to_numpy(object)
+    return np.where(frame["annotated"].to_numpy(bool), "", told)
 
 
 def agreement(buildings: Buildings, rows: Collection[int]) -> float | None:

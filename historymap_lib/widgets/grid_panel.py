@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import traitlets
 
+from historymap_lib.widgets.annotating import ANSWERS
 from historymap_lib.widgets.panel import Panel
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 PAGE = 24
 """Buildings of a page."""
-FLIPPED = {"existed": "not_existed", "not_existed": "unsure", "unsure": "existed"}
+FLIPPED = {"existed": "not_existed", "not_existed": "unsure", "unsure": "existed", "replaced": "existed"}
+"""What a click makes of an answer; that another building stood here is said by its key."""
 
 
 class GridPanel(Panel):
@@ -48,7 +50,7 @@ class GridPanel(Panel):
         building = str(content.get("building") or content.get("focus") or "")
         if action == "flip" and building in self._page:
             self._page[building] = FLIPPED[self._page[building]]
-        elif action == "set" and building in self._page and content.get("verdict") in FLIPPED:
+        elif action == "set" and building in self._page and content.get("verdict") in ANSWERS:
             self._page[building] = str(content["verdict"])
         elif action == "confirm" and content.get("page") == self._name():
             self._session.confirm(self._page)
@@ -75,7 +77,7 @@ class GridPanel(Panel):
         self._page = dict(zip(found.ids[rows], likelier.tolist(), strict=True))
         self._order = session.order
         images = {found.ids[row]: crop.source for row in rows if (crop := self._views.crop(row)) is not None}
-        if images.keys() != self.images.keys():
+        if images != self.images:
             self.images = images
 
     def _cell(self, row: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import traitlets
 
+from historymap_lib.annotations import REPLACED
 from historymap_lib.status import age
 from historymap_lib.widgets.buildings import NO_COVERAGE, VERDICTS
 from historymap_lib.widgets.panel import Panel
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
     from historymap_lib.widgets.annotating import Session
     from historymap_lib.widgets.building_views import BuildingViews
 
-REASONS = ("shadow", "tree", "photo seam", "footprint off", "blurred", "rebuilt since")
+REASONS = ("shadow", "tree", "photo seam", "footprint off", "blurred")
 """Why a building is hard to judge."""
 AHEAD = 3
 """Buildings of the queue whose crops are cut before they are looked at."""
 
 
 class JudgePanel(Panel):
-    """The building that is looked at, with keys: E, N, U, Z, Shift+Z, arrows, Space and slash."""
+    """The building that is looked at, with keys: E, N, R, U, Z, Shift+Z, arrows, Space and slash."""
 
     template = "judge.html"
     images = traitlets.Dict().tag(sync=True)  # by building, so that the next one is there before it is asked for
@@ -41,6 +42,7 @@ class JudgePanel(Panel):
         return {
             "building": self._building(row) if row is not None else None,
             "reasons": REASONS,
+            "replaced": REPLACED,
             **shown,
         }
 
@@ -65,7 +67,7 @@ class JudgePanel(Panel):
     def _show_images(self, rows: list[int], ahead: list[int]) -> None:
         wanted = {row: self._views.crop(row) for row in [*rows, *ahead] if self._views.has_photo}
         images = {self._session.buildings.ids[row]: crop.source for row, crop in wanted.items() if crop is not None}
-        if images.keys() != self.images.keys():
+        if images != self.images:  # of the same building too, where new verdicts have found it elsewhere
             self.images = images
 
     def _building(self, row: int) -> dict[str, Any]:
@@ -76,8 +78,10 @@ class JudgePanel(Panel):
             "id": building,
             "verdict": shown,
             "annotated": found.annotated[row] >= 0,
+            "replaced": bool(found.replaced(session.threshold)[row]),
             "probability": None if np.isnan(probability) else float(probability),
-            "model": _model_says(VERDICTS[found.model[row]], probability, known="probability" in found.frame),
+            "model": found.reasons[row]
+            or _model_says(VERDICTS[found.model[row]], probability, known="probability" in found.frame),
             "uncovered": found.model[row] == NO_COVERAGE,
             "area": float(found.area[row]),
             "tags": self._views.tags(row),

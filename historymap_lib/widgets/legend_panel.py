@@ -36,11 +36,13 @@ class LegendPanel(Panel):
         passing = int(session.passing().sum())
         return {
             "counts": [(name, counts[name], VERDICTS.index(name) in session.filter.verdicts) for name in VERDICTS],
+            "replaced": int(session.buildings.replaced(session.threshold).sum()),
             "annotated": int((session.buildings.annotated >= 0).sum()),
             "kinds": list(ANNOTATED),
             "threshold": session.threshold,
             "passing": passing,
             "all": len(session.buildings),
+            "first_look": session.buildings.first_look,
             "photo": self._photo(),
             "note": session.store.note,
         }

@@ -66,7 +66,7 @@ class Notebook:
         if attended():
             display(status_panel.StatusPanel(self._case))
             return
-        facts = status_panel.facts(self._case, read_status(self._case.project)) | {"due": None}
+        facts = status_panel.facts(self._case, read_status(self._case.project)) | {"due": None, "can_look": False}
         cards = render(status_panel.StatusPanel.template, said="", **facts)
         style = STYLE.read_text(encoding="utf-8")
         display(HTML(f'<style>{style}</style><div class="historymap">{cards}</div>'))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from historymap_lib import first_look
 from historymap_lib.status import age, sized
 from historymap_lib.steps import ALL
 from historymap_lib.widgets.panel import Panel
@@ -30,11 +31,13 @@ class StatusPanel(Panel):
         status = self._case.status()
         return facts(self._case, status) if status else {"case": self._case.project.name, "cards": []}
 
-    def act(self, action: str, content: dict[str, Any]) -> None:  # noqa: ARG002 - there is but one button
-        """Queue all steps; those that are up to date say so and end at once."""
+    def act(self, action: str, content: dict[str, Any]) -> None:  # noqa: ARG002 - the buttons say all
+        """Queue all steps, of which those that are up to date say so and end at once; or take a first look."""
         if action == "run-all":
             self._case.jobs.submit_all(ALL)
-            self._case.look_again()
+        elif action == "first-look":
+            self._case.jobs.submit("verify", quick=True)
+        self._case.look_again()
 
 
 def facts(case: Case, status: Status) -> dict[str, Any]:
@@ -45,7 +48,9 @@ def facts(case: Case, status: Status) -> dict[str, Any]:
     if corrected.exists:
         tiles = next(card for card in cards if card["name"] == "training tiles")
         tiles["more"].append(f"{corrected.text} corrected, {age(corrected.made_at)}")
-    return {"case": status.case, "cards": cards, "next": _next(status, case), "odd": status.odd, "due": status.due}
+    can_look = not (items["probability"].exists or items["verdicts"].exists)
+    told = {"case": status.case, "odd": status.odd, "due": status.due}
+    return told | {"cards": cards, "next": _next(status, case), "can_look": can_look}
 
 
 def _next(status: Status, case: Case) -> str:
@@ -78,7 +83,10 @@ def _state(item: Item) -> tuple[str, str, str]:
             return ("good", "there", "") if item.facts.get("annotations") else ("none", "none yet", "")
         return ("good", "there", "") if item.exists else ("bad", "missing", "")
     if not item.exists:
-        return "none", "not made yet", f"run {item.step}"
+        sooner = "; a first look needs no training" if item.name == "verdicts" else ""
+        return "none", "not made yet", f"run {item.step}{sooner}"
+    if item.facts.get("first_look"):
+        return "old", first_look.NAME, "training makes it better: run all that is due"
     if item.outdated:
         return "old", "out of date", f"{item.outdated}: run {item.step} again"
     return "good", "up to date", ""

@@ -45,10 +45,16 @@ class StepForm(Panel):
             "fields": [
                 _field(parameter, self._case.short(parameter.default(project))) for parameter in step.parameters
             ],
+            "others": self._others(),
             "state": "busy" if busy else "blocked" if blocked else {None: "unknown", "": "good"}.get(outdated, "due"),
             "blocked": blocked,
             "reason": "queued or running" if busy else "" if outdated is None else reason,
         }
+
+    def _others(self) -> list[Parameter]:
+        """Return the parameters that have a button of their own: what can be run before the steps that are needed."""
+        made = [steps.find(name).makes(self._case.project).exists() for name in self._step.needs]
+        return [] if all(made) else [parameter for parameter in self._step.parameters if parameter.title]
 
     def _outdated(self) -> str | None:
         """Return why the step is due, empty if it is not, None if that is not known yet."""
@@ -61,6 +67,8 @@ class StepForm(Panel):
         if action == "run":
             values = dict(content.get("values") or {})
             force = bool(values.pop("force", False))
+            if content.get("parameter"):
+                values[str(content["parameter"])] = True
             parameters = given(self._step, values, self._case)
             self._case.jobs.submit(self._step.name, force=force, **parameters)
             self._case.look_again()

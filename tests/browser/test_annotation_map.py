@@ -7,12 +7,13 @@ from pathlib import Path
 
 import geopandas as gpd
 import pytest
-from case_fixtures import CRS, NORTH, WEST, lattice, make_case, rectangle, seen, write_probability
+from case_fixtures import CRS, NORTH, WEST, find_elsewhere, lattice, make_case, rectangle, seen, write_probability
 from job_fixtures import until
 from pyproj import Transformer
 
 from historymap_lib import steps
 from historymap_lib.annotation_store import AnnotationStore
+from historymap_lib.annotations import REPLACED
 from historymap_lib.cli import main
 from historymap_lib.project import load
 
@@ -75,6 +76,7 @@ def crowded(tmp_path, monkeypatch):
     file = make_case(tmp_path, buildings, verification={"max_offset": 0}, jobs={"idle": 30, "grace": 5})
     write_probability(load(file), seen(buildings))
     steps.run(load(file), "verify")
+    find_elsewhere(load(file), {f"way/{number}": (1.5, 1.5) for number in buildings})
     return file
 
 
@@ -184,6 +186,38 @@ def test_ten_are_judged_by_keyboard_alone_and_the_export_holds_exactly_these(tow
     assert page.lab.errors == []
 
 
+def test_by_one_key_another_building_stood_here_until_it_is_undone(town, lab):
+    page = Annotating(lab(town, "5_annotate.ipynb")).run()
+    store = AnnotationStore.of(load(town))
+    page.page.locator(".hm-judge [data-action=forward]").click()
+    page.page.locator(".hm-building-head").wait_for()
+    building = page.press("r")
+    assert (store.holding(building).verdict, store.holding(building).reason) == ("not_existed", REPLACED)
+    page.press("ArrowLeft")  # the next one was looked at
+    page.page.locator(".hm-map path.hm-annotated.hm-replaced").wait_for(state="attached")
+    page.page.locator(".hm-history").filter(has_text=REPLACED).wait_for()
+    page.page.locator(".hm-legend p").filter(has_text="another building stood there 1").wait_for()
+    page.lab.shot(".hm-annotate")
+    assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
+    page.page.keyboard.press("z")
+    page.page.locator(".hm-said").filter(has_text=f"({REPLACED}): taken back").wait_for()
+    assert store.get() == {}
+    page.page.keyboard.press("Shift+Z")
+    page.page.locator(".hm-said").filter(has_text="holds again").wait_for()
+    steps.run(load(town), "verify")
+    verdict = gpd.read_file(load(town).paths.verified).set_index("building_id").loc[building]
+    assert (verdict["verdict"], verdict["reason"].endswith(REPLACED)) == ("not_existed", True)
+
+    page.page.get_by_role("button", name="many at once").click()
+    cell = page.page.locator(".hm-cell").first
+    cell.focus()
+    page.page.keyboard.press("r")
+    page.page.locator(".hm-cell.hm-replaced").wait_for()
+    page.lab.shot(".hm-annotate")
+    assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
+    assert page.lab.errors == []
+
+
 def test_a_page_of_many_is_flipped_and_confirmed_and_then_applied(town, lab):
     page = Annotating(lab(town, "5_annotate.ipynb", size=(1500, 1000))).run()
     page.page.get_by_role("button", name="many at once").click()
@@ -262,7 +296,10 @@ def test_it_can_be_read_at_every_zoom_in_either_theme(crowded, lab, theme):
     page.lab.shot(".hm-annotate")
     page.page.locator(".hm-judge [data-action=forward]").click()
     page.page.locator(".hm-building-head").wait_for()
+    page.page.locator(".hm-place").filter(has_text="found 2.1 m to the north-east of the map").wait_for()
     page.press("e")
+    page.page.wait_for_timeout(1000)  # the map moves to the next, and then back
+    page.press("ArrowLeft")
     page.page.locator(".hm-map path.hm-annotated").first.wait_for(state="attached")
     page.lab.shot(".hm-annotate")
     assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
@@ -281,7 +318,7 @@ def test_the_workbench_holds_the_map_too(town, lab):
     store = AnnotationStore.of(load(town))
     until(lambda: store.holding(building))
     page.page.locator(".hm-card").filter(has_text="annotations").filter(has_text="1 building,").wait_for()
-    page.lab.form("verify").get_by_role("button").click()
+    page.lab.form("verify").get_by_role("button", name="Run").click()
     page.lab.job(2, "completed")  # the first has made the photo for the map
     page.page.locator(".hm-legend [data-action=all]").click()
     page.page.locator(".hm-map path.hm-existed.hm-annotated").first.wait_for(state="attached")

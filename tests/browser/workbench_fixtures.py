@@ -91,7 +91,7 @@ class Lab:
         for name, value in options.items():
             field = form.locator(f"[name={name}]")
             field.check() if value is True else field.fill(str(value))
-        form.get_by_role("button").click()
+        form.get_by_role("button", name="Run").click()
 
     def job(self, number: int, state: str) -> Locator:
         """Return what shows a job in a state, as soon as it does."""

@@ -110,6 +110,8 @@ def test_a_folder_that_is_given_is_where_the_step_writes(jobs, town, tmp_path, m
         ("train", {}, "train needs what generate-training makes, and .* is not there; run generate-training first"),
         ("predict", {}, "predict needs what train makes"),
         ("verify", {}, "verify needs what predict makes"),
+        ("verify", {"quick": False}, "verify needs what predict makes"),
+        ("verify", {"quick": 1}, "verify: quick is 1, but it should be true or false"),
         ("apply-annotations", {}, "needs what generate-training makes"),
     ],
 )

@@ -216,6 +216,7 @@ def test_the_current_job_is_told(server, busy):
         ("generate-training?tiles=3&force=true", {"tiles": 3, "force": True}),
         ("train", {}),
         ("train?epochs=7&resume=true", {"epochs": 7, "resume": True}),
+        ("verify?quick=true", {"quick": True}),
     ],
 )
 def test_what_is_queued_is_what_was_asked_for(server, case, busy, path, parameters):

@@ -69,7 +69,7 @@ def test_what_is_queued_looked_at_cancelled_and_run_again(client, town, jobs, tm
             client.generate_training(tiles=7),
             client.train(epochs=3, resume=True, force=True),
             client.predict(),
-            client.verify(force=True),
+            client.verify(quick=True, force=True),
             client.apply_annotations([ONE], retrain=True),
         ]
         records = [jobs.get(answer["job_id"]).record for answer in queued]
@@ -77,7 +77,7 @@ def test_what_is_queued_looked_at_cancelled_and_run_again(client, town, jobs, tm
             "generate-training", "train", "predict", "verify", "apply-annotations",
         ]  # fmt: skip
         assert [record.parameters for record in records] == [
-            {"tiles": 7}, {"epochs": 3, "resume": True, "force": True}, {}, {"force": True}, {},
+            {"tiles": 7}, {"epochs": 3, "resume": True, "force": True}, {}, {"quick": True, "force": True}, {},
         ]  # fmt: skip
         assert client.status()["current_job"]["id"] == running.id
         assert client.cancel(records[0].id)["state"] == "cancelled"

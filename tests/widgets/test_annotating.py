@@ -7,15 +7,32 @@ import threading
 import numpy as np
 import pytest
 import shapely
-from case_fixtures import lattice, make_case, rectangle, seen, write_probability
+from case_fixtures import find_elsewhere, lattice, make_case, rectangle, seen, write_probability
+from shapely.affinity import translate
+from widget_fixtures import page, press, words
 
 from historymap_lib import changes, steps
 from historymap_lib.annotation_store import AnnotationStore, Judgement
+from historymap_lib.annotations import REPLACED
 from historymap_lib.crops import Crops
 from historymap_lib.errors import AnnotationsError
 from historymap_lib.project import load
 from historymap_lib.widgets.annotating import ORDERS, Session
-from historymap_lib.widgets.buildings import EXISTED, NO_COVERAGE, NOT_EXISTED, UNSURE, VERDICTS, Filter, read_buildings
+from historymap_lib.widgets.building_map import BuildingMap
+from historymap_lib.widgets.building_views import BuildingViews
+from historymap_lib.widgets.buildings import (
+    EXISTED,
+    NO_COVERAGE,
+    NOT_EXISTED,
+    UNSURE,
+    VERDICTS,
+    Buildings,
+    Filter,
+    read_buildings,
+)
+from historymap_lib.widgets.grid_panel import GridPanel
+from historymap_lib.widgets.judge_panel import JudgePanel
+from historymap_lib.widgets.legend_panel import LegendPanel
 
 SETTINGS = {"verification": {"max_offset": 0}}
 
@@ -38,6 +55,25 @@ def verified(tmp_path_factory):
 def session(verified, tmp_path):
     """A session of ann on that case with a store of its own."""
     return Session(AnnotationStore(tmp_path / "annotations.db"), read_buildings(verified, {}), "ann")
+
+
+@pytest.fixture
+def judge(session, verified):
+    """The panel of one building."""
+    panel = JudgePanel(session, BuildingViews(verified, session))
+    session.listeners.append(panel.refresh)
+    yield panel
+    panel.close()
+
+
+@pytest.fixture
+def grid(session, verified):
+    """The panel of many."""
+    panel = GridPanel(session, BuildingViews(verified, session))
+    panel.active = True
+    panel.refresh()
+    yield panel
+    panel.close()
 
 
 def row_of(session, building):
@@ -67,6 +103,77 @@ def test_what_the_model_said_is_stored_beside_what_the_person_says(session):
     assert stored.said == VERDICTS[session.buildings.model[row]]
     assert stored.probability == pytest.approx(session.buildings.probability[row])
     assert stored.chosen_by == "person"
+
+
+def test_one_key_says_that_another_building_stood_here_and_undo_takes_it_back(session, judge):
+    building = "way/8"
+    session.select(row_of(session, building))
+    button = page(judge).select_one("[data-shortcut=r]")
+    press(judge, button["data-action"], verdict=button["data-verdict"], building=button["data-building"])
+    stored = session.store.holding(building)
+    assert (stored.verdict, stored.reason, stored.replaced) == ("not_existed", REPLACED, True)
+    assert session.buildings.shown()[row_of(session, building)] == NOT_EXISTED
+    assert np.flatnonzero(session.buildings.replaced()).tolist() == [row_of(session, building)]
+    session.back()
+    assert words(page(judge).select_one(".hm-building-head .hm-mark")) == "not existed (replaced), annotated"
+    assert REPLACED in words(page(judge).select_one(".hm-history"))
+    press(judge, "undo")
+    assert words(page(judge).select_one(".hm-said")) == f"{building} not existed ({REPLACED}): taken back"
+    assert session.store.get() == {}
+    assert not session.buildings.replaced().any()
+    assert words(page(judge).select_one(".hm-building-head .hm-mark")) == "not existed"
+
+
+def test_that_another_building_stood_here_is_the_reason_whatever_is_chosen_beside_it(session, judge):
+    press(judge, "judge", verdict="replaced", building="way/8", values={"reason": "tree", "notes": " a barn "})
+    stored = session.store.holding("way/8")
+    assert (stored.reason, stored.notes) == (REPLACED, "a barn")
+
+
+def test_an_answer_that_is_none_is_refused(session, judge):
+    press(judge, "judge", verdict="perhaps", building="way/8")
+    assert "'perhaps' is no verdict" in words(page(judge).select_one(".hm-said"))
+    assert session.store.get() == {}
+
+
+def test_on_a_page_of_many_the_key_says_it_of_the_one_in_focus(session, grid):
+    first, second = (cell["data-building"] for cell in page(grid).select(".hm-cell")[:2])
+    press(grid, "set", focus=first, verdict="replaced")
+    assert page(grid).select_one(".hm-cell")["aria-label"] == f"{first}: replaced"
+    press(grid, "set", focus=second, verdict="replaced")
+    press(grid, "flip", building=second)
+    press(grid, "confirm", page=first)
+    assert session.store.holding(first).replaced
+    assert session.store.holding(second).verdict == "existed"
+
+
+def test_the_map_and_its_legend_tell_such_buildings_from_others(session):
+    session.judge("replaced", "way/8")
+    session.judge("not_existed", "way/10")
+    legend = LegendPanel(session, lambda: "", lambda: None)
+    assert "another building stood there 1" in words(page(legend))
+    rows = [row_of(session, name) for name in ("way/8", "way/10")]
+    styles = [
+        feature["properties"]["style"]["className"] for feature in BuildingMap(session)._collection(rows)["features"]
+    ]
+    assert styles == [
+        "hm-building hm-not_existed hm-annotated hm-replaced",
+        "hm-building hm-not_existed hm-annotated",
+    ]
+    legend.close()
+
+
+def test_the_reason_of_the_model_is_shown_and_not_what_a_person_said_when_it_was_made(session, judge, verified):
+    frame = read_buildings(verified, {}).frame
+    frame.loc[frame["building_id"] == "way/8", "reason"] = f"{REPLACED} (probability 0.02)"
+    frame.loc[frame["building_id"] == "way/10", ["reason", "annotated"]] = f"annotated by ann: {REPLACED}", True
+    session.replace(Buildings(frame, (0.1, 0.9)))
+    session.select(row_of(session, "way/8"))
+    assert f"{REPLACED} (probability 0.02)" in words(page(judge))
+    assert np.flatnonzero(session.buildings.replaced()).tolist() == [row_of(session, "way/8")]
+    session.select(row_of(session, "way/10"))
+    assert "annotated by" not in words(page(judge))
+    assert "the photo shows none: probability" in words(page(judge))
 
 
 def test_undo_shows_again_what_the_model_says_and_goes_back_to_that_building(session):
@@ -245,6 +352,51 @@ def test_the_crop_shows_the_photo_around_the_building_and_tells_what_is_covered(
     assert path.startswith("M")
     assert path.endswith("Z")
     crops.close()
+
+
+def test_a_building_is_shown_where_it_was_found_beside_where_the_map_has_it(tmp_path):
+    case = load(make_case(tmp_path, **SETTINGS))
+    write_probability(case, seen(lattice()))
+    steps.run(case, "verify")
+    find_elsewhere(case, {"way/40": (1.5, 1.5), "way/41": (0.0, 0.0)})
+    session = Session(AnnotationStore.of(case), read_buildings(case, {}), "ann")
+    views = BuildingViews(case, session)
+    panel = JudgePanel(session, views)
+    moved, same, unknown = (row_of(session, f"way/{number}") for number in (40, 41, 42))
+    shape = session.buildings.frame.geometry.iloc[moved]
+    (on_photo,) = session.buildings.on_photo([moved])
+    assert on_photo.equals_exact(translate(shape, 1.5, 1.5), 1e-6)
+    facts = views.crop_facts(moved)
+    assert facts["outline"] == views.crop(moved).path([on_photo])
+    assert facts["on_map"] == views.crop(moved).path([shape]) != facts["outline"]
+    session.select(moved)
+    panel.refresh()
+    place = "found 2.1 m to the north-east of the map as the map has it"
+    assert words(page(panel).select_one(".hm-place")) == place
+    assert len(page(panel).select(".hm-crop .hm-on-map")) == 1
+    session.select(same)
+    panel.refresh()
+    assert words(page(panel).select_one(".hm-place")).startswith("found where the map says")
+    session.select(unknown)
+    panel.refresh()
+    assert page(panel).select(".hm-place, .hm-on-map") == []
+    panel.close()
+
+
+def test_when_a_building_is_found_elsewhere_later_its_crop_is_cut_anew(tmp_path):
+    case = load(make_case(tmp_path, **SETTINGS))
+    write_probability(case, seen(lattice()))
+    steps.run(case, "verify")
+    session = Session(AnnotationStore.of(case), read_buildings(case, {}), "ann")
+    panel = JudgePanel(session, BuildingViews(case, session))
+    session.select(row_of(session, "way/40"))
+    panel.refresh()
+    before = panel.images["way/40"]
+    find_elsewhere(case, {"way/40": (3.0, 0.0)})
+    session.replace(read_buildings(case, {}))
+    panel.refresh()
+    assert panel.images["way/40"] != before
+    panel.close()
 
 
 def test_what_has_changed_is_counted_by_where_it_went(tmp_path):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from case_fixtures import change, lattice, make_case, save_random_model, seen, write_probability
-from job_fixtures import town_of, until
+from case_fixtures import change, lattice, make_case, save_random_model, seen, take_first_look, write_probability
+from job_fixtures import hold, town_of, until
+from job_fixtures import said as printed
 from widget_fixtures import HOSTILE, page, press, said, words
 
 from historymap_lib import artifacts, steps
 from historymap_lib.annotations import Annotation, save
 from historymap_lib.jobs import Jobs
 from historymap_lib.project import load
+from historymap_lib.verification import verify
 from historymap_lib.widgets.case import Case
 from historymap_lib.widgets.status_panel import VERDICTS, StatusPanel
 
@@ -68,9 +70,9 @@ def test_of_a_new_case_each_card_says_what_is_there_and_what_to_run(tmp_path):
         "training tiles": "run generate-training",
         "model": "run train",
         "probability": "run predict",
-        "verdicts": "run verify",
+        "verdicts": "run verify; a first look needs no training",
     }
-    assert words(page(panel).select_one(".hm-next")) == "Next: generate-training Run all that is due"
+    assert words(page(panel).select_one(".hm-next")) == "Next: generate-training Run all that is due First look"
 
 
 def test_of_a_finished_case_each_card_says_how_good_and_how_old_its_thing_is(made):
@@ -85,6 +87,16 @@ def test_of_a_finished_case_each_card_says_how_good_and_how_old_its_thing_is(mad
     assert "1 building" in words(card(panel, "annotations"))
     assert words(page(panel).select_one(".hm-next")).startswith("Next: all is up to date; look at the verdicts")
     assert page(panel).select("button") == []
+
+
+def test_a_first_look_says_that_it_is_one_and_what_makes_it_better(tmp_path):
+    file = make_case(tmp_path)
+    take_first_look(load(file))
+    verify(load(file), quick=True, picture=False)
+    panel = StatusPanel(Case(file))
+    assert states(panel)["verdicts"] == ("old", "first look")
+    assert words(card(panel, "verdicts").select_one(".hm-advice")) == "training makes it better: run all that is due"
+    assert "first look: " in words(card(panel, "verdicts"))
 
 
 def test_a_bar_shows_the_verdicts_in_proportion_and_says_the_same_in_words(made):
@@ -235,3 +247,15 @@ def test_a_case_of_broken_settings_cannot_be_opened(tmp_path):
     file.write_text(yaml.safe_dump(values | {"colour": "red"}))
     with pytest.raises(Exception, match="colour is not a known key"):
         Case(file)
+
+
+def test_a_first_look_can_be_taken_by_a_button_as_long_as_there_is_nothing(tmp_path):
+    with town_of(tmp_path, idle=60.0) as case:
+        held = Jobs(case).submit_command("held", hold(tmp_path / "go"))
+        printed(held, "on")
+        panel = StatusPanel(Case(case.file))
+        press(panel, "first-look")
+        assert [(record.name, record.parameters) for record in Jobs(case).waiting()] == [("verify", {"quick": True})]
+    take_first_look(case)
+    verify(case, quick=True, picture=False)
+    assert [words(one) for one in page(fresh(panel)).select("button")] == ["Run all that is due"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,23 @@ def test_a_step_that_cannot_run_yet_says_why_where_its_button_is(case):
     press(form, "run", values={})
     assert said(form).startswith("train needs what generate-training makes")
     assert queued(case) == []
+
+
+def test_a_first_look_has_a_button_of_its_own_as_long_as_nothing_is_predicted(case):
+    form = StepForm(case, "verify")
+    run, first = page(form).select("button")
+    assert (words(run), run["aria-disabled"]) == ("Run", "true")
+    assert (words(first), "aria-disabled" in first.attrs) == ("First look", False)
+    press(form, "run", parameter=first["data-parameter"], values={"quick": False})
+    assert said(form) == ""
+    assert queued(case) == [("verify", {"quick": True})]
+    case.project.paths.predictions.mkdir(parents=True)
+    try:
+        case.project.paths.probability.touch()
+        form.refresh()
+        assert [words(one) for one in page(form).select("button")] == ["Run"]
+    finally:
+        shutil.rmtree(case.project.paths.predictions)
 
 
 def test_when_the_step_before_is_queued_the_next_can_be_queued_too(case):

@@ -72,11 +72,11 @@ class Augmentation:
     scale: float = 0.12
     own_turn: float = 0.03
     own_scale: float = 0.03
-    shift: float = 0.45
+    shift: float = 0.4
     far: float = 0.2
     far_shift: float = 1.5
-    blur: float = 1.5
-    grain: float = 0.5
+    blur: float = 2.0
+    grain: float = 0.8
     gamma: float = 0.25
 
 
@@ -135,7 +135,7 @@ def augmented_crops(
         distance[:, None].float() / NEAR, grid, padding_mode="border", align_corners=False
     )[:, 0] / size[:, None, None]  # fmt: skip
     grey, known = _sampled(photo, torch.einsum("nij,nhwj->nhwi", own, outline) + shift[:, None, None])
-    grey = _as_another_film(grey, how, normal, uniform)
+    grey = as_another_film(grey, how, source)
     # the building lies where the outline was before the shift: back through the transform, in pixels of this crop
     back = torch.linalg.solve(own @ both, -shift[..., None])[..., 0]
     return Crops(_stacked(grey, known, signed), back)
@@ -170,8 +170,15 @@ def _stacked(grey: torch.Tensor, known: torch.Tensor, distance: torch.Tensor) ->
     return torch.stack([photo, (distance / UNIT).clamp(-FARTHEST, FARTHEST)], 1)
 
 
-def _as_another_film(grey: torch.Tensor, how: Augmentation, normal, uniform) -> torch.Tensor:
-    """Return grey values blurred, with another tone curve and with grain, some of it coarse."""
+def as_another_film(grey: torch.Tensor, how: Augmentation, source: torch.Generator) -> torch.Tensor:
+    """Return grey values (n, height, width) blurred, with another tone curve and with grain, some of it coarse."""
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=source, device=grey.device)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=source, device=grey.device)
+
     count = len(grey)
     cut = uniform(2)
     parts = []
@@ -183,7 +190,7 @@ def _as_another_film(grey: torch.Tensor, how: Augmentation, normal, uniform) -> 
     low, high = grey.amin((1, 2), keepdim=True), grey.amax((1, 2), keepdim=True)
     gamma = torch.exp(normal(count, 1, 1) * how.gamma)
     grey = ((grey - low) / (high - low).clamp_min(1)).clamp_min(1e-4) ** gamma * (high - low)
-    grain = normal(count, CROP, CROP)
+    grain = normal(*grey.shape)
     if float(cut[0]) < 0.5:  # noqa: PLR2004 - half of the batches
         grain = _blurred(grain, 0.6 + 0.8 * float(cut[1]))
         grain = grain / grain.std()

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from historymap_lib.errors import ModelError
+from ml import runtime
 from ml.chips import Chips
 from ml.footprint_network import EMBEDDING, Augmentation, augmented_crops, plain_crops
 
@@ -110,6 +111,7 @@ def fit(
 
     """
     device = next(network.parameters()).device
+    half = runtime.is_half("auto", device)
     source = torch.Generator(device).manual_seed(plan.seed)
     draw = _Draw(examples, plan, device)
     optimiser = torch.optim.AdamW(network.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
@@ -118,7 +120,8 @@ def fit(
     for number in range(plan.steps):
         batch = draw(number)
         crops = augmented_crops(batch.photo, batch.distance, batch.scale, plan.augmentation, source)
-        logit, _, shift = network(crops.pixels)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logit, _, shift = (part.float() for part in network(_laid_out(crops.pixels)))
         near = (crops.shift.norm(dim=1) * batch.scale < LOOSE).float()
         losses = functional.binary_cross_entropy_with_logits(logit, batch.label, reduction="none")
         loss = (losses * near).sum() / near.sum().clamp_min(1)
@@ -152,6 +155,7 @@ def ask(
     `count` is called with how many more chips are done.
     """
     device = next(network.parameters()).device
+    half = runtime.is_half("auto", device)
     network.eval()
     logit = np.zeros(len(chips), np.float32)
     embedding = np.zeros((len(chips), EMBEDDING), np.float32)
@@ -160,13 +164,24 @@ def ask(
         part = slice(first, first + ASKED)
         photo, distance = (torch.from_numpy(values[part]).to(device) for values in (chips.photo, chips.distance))
         crops = plain_crops(photo, distance).pixels
-        answers = [network(torch.flip(crops, axes) if axes else crops) for axes in MIRRORS]
-        logit[part] = torch.stack([one[0] for one in answers]).mean(0).cpu().numpy()
-        embedding[part] = torch.stack([one[1] for one in answers]).mean(0).cpu().numpy()
-        shift[part] = torch.stack([_unmirrored(one[2], axes) for one, axes in zip(answers, MIRRORS, strict=True)]).mean(0).cpu()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            answers = [network(_laid_out(torch.flip(crops, axes) if axes else crops)) for axes in MIRRORS]
+        logit[part] = _mean([one[0] for one in answers])
+        embedding[part] = _mean([one[1] for one in answers])
+        shift[part] = _mean([_unmirrored(one[2], axes) for one, axes in zip(answers, MIRRORS, strict=True)])
         if count is not None:
             count(len(photo))
     return logit, embedding, _on_the_ground(shift, chips.frames)
+
+
+def _laid_out(crops: torch.Tensor) -> torch.Tensor:
+    """Return crops in the order of memory that convolutions like best."""
+    return crops.contiguous(memory_format=torch.channels_last)
+
+
+def _mean(answers: list[torch.Tensor]) -> NDArray[np.float32]:
+    mean: NDArray[np.float32] = torch.stack(answers).float().mean(0).cpu().numpy()
+    return mean
 
 
 def _unmirrored(shift: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:

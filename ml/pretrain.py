@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from historymap_lib.phantoms import make_phantoms
 from historymap_lib.progress import Bar
 from historymap_lib.sample_varied import paint_varied
 from historymap_lib.tiles import Grid
+from historymap_lib.windows import burn
 from ml import runtime
 from ml.chips import cut_chips
 from ml.footprint_network import FootprintNetwork
@@ -57,7 +59,19 @@ ROOFS = 6.0
 HELD_BACK = 4
 
 
-def examples_of_town(seed: int) -> Examples:
+@dataclass(frozen=True)
+class Lesson:
+    """What there is to learn from one photo: outlines, and for painted towns the photo with a mask of what stands.
+
+    `photo` and `mask` are (rows, columns) uint8; 0 in the photo is no data, 1 in the mask a building.
+    """
+
+    examples: Examples
+    photo: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+
+
+def paint_lesson(seed: int) -> Lesson:
     """Return what there is to learn from one painted town."""
     torch.set_num_threads(1)  # towns are made side by side
     town = paint_varied(seed, size_m=SIZES[seed % len(SIZES)])
@@ -70,7 +84,11 @@ def examples_of_town(seed: int) -> Examples:
     height, width = town.photo.shape
     grid = Grid(None, 0.0, town.size, town.resolution, width, height)  # type: ignore[arg-type] # no place on earth
     footprint_weight = np.where(stood, STOOD / max(1, stood.sum()), (1 - STOOD) / max(1, (~stood).sum()))
-    return _examples(town.photo, grid, (seen, phantoms, misfits), stood.astype(np.float32), footprint_weight, placed=True)
+    examples = _examples(
+        town.photo, grid, (seen, phantoms, misfits), stood.astype(np.float32), footprint_weight, placed=True
+    )
+    standing = np.concatenate([town.seen_outlines[town.stood], town.gone_outlines])
+    return Lesson(examples, town.photo, burn(standing, None, town.photo.shape, grid.transform, np.uint8))
 
 
 def examples_of_roofs(folder: Path) -> list[Examples]:
@@ -156,17 +174,17 @@ def pretrain(
     """Return a network that has learned from many towns, and the figures for its card."""
     began = time.monotonic()
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        made: list[Examples] = []
+        made: list[Lesson] = []
         with Bar("towns", total=towns + HELD_BACK, unit="town") as bar:
-            for examples in pool.map(examples_of_town, range(FIRST_TOWN, FIRST_TOWN + towns + HELD_BACK)):
-                made.append(examples)
+            for lesson in pool.map(paint_lesson, range(FIRST_TOWN, FIRST_TOWN + towns + HELD_BACK)):
+                made.append(lesson)
                 bar.step()
-    kept, measured = made[:towns], made[towns:]
+    kept, measured = ([lesson.examples for lesson in part] for part in (made[:towns], made[towns:]))
     kept += [] if roofs is None else examples_of_roofs(roofs)
     examples = Examples.join(kept)
     seconds = time.monotonic() - began
     torch.manual_seed(seed)
-    network = FootprintNetwork().to(device)
+    network = runtime.place(FootprintNetwork(), device)
     plan = Plan(steps, 256, 2e-3, shares=(0.55, 0.27, 0.18), learn_shift=True, seed=seed)
     with Bar("footprint network", total=steps, unit="step") as bar:
         fit(network, examples, plan, lambda loss: bar.step(f"loss {loss:.3f}"))

@@ -18,7 +18,7 @@ from shapely import STRtree
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from historymap_lib.alignment import moved
-from historymap_lib.surroundings import COLUMNS, describe_surroundings, turned, turned_by, wall_axes
+from historymap_lib.surroundings import describe_surroundings, turned, turned_by, wall_axes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,6 +43,9 @@ SUNK = 0.01
 """Metres that a shape is sunk into the wall that it touches, so that it does touch."""
 OVERLAP = 0.02, 0.1
 """Share of the smaller of two that may overlap: what all but 2 % of touching footprints keep to, within bounds."""
+NEARER = 2.0
+"""Metres by which no phantom is nearer than 95 % of the footprints are: a town where all keep their distance and that
+has no other room has none."""
 WORTH = 0.5
 """Share of the effective number of places that is kept."""
 FEW = 50
@@ -78,7 +81,7 @@ def make_phantoms(
     leaning = rng.random(len(tried)) < LEANING
     places = np.concatenate([town.lean(tried[leaning], rng), town.scatter(tried[~leaning], rng)])
     origin = np.concatenate([tried[leaning], tried[~leaning]])
-    free = town.has_room(places, origin)
+    free = town.has_room(places, origin) & ~town.too_near(places, chosen)
     places, origin = places[free], origin[free]
     if len(places) == 0:
         return nothing
@@ -150,6 +153,14 @@ class _Town:
         good[np.flatnonzero(good)[first[shares > self._most_overlap()]]] = False
         return good
 
+    def too_near(self, places: NDArray[Any], chosen: Indices) -> NDArray[np.bool_]:
+        """Return which places are nearer to a footprint than footprints are to each other, by `NEARER` at least."""
+        nearest = np.quantile(self._as_they_lie(chosen)[0], 0.05) - NEARER
+        near = np.zeros(len(places), dtype=bool)
+        if nearest > 0:
+            near[self.tree.query(places, predicate="dwithin", distance=nearest)[0]] = True
+        return near
+
     def _as_they_lie(self, which: Indices) -> tuple[Floats, Floats]:
         """Return the gap of each to its nearest neighbour (below 0: how deep they overlap), and how it is turned."""
         distinct, back = np.unique(which, return_inverse=True)
@@ -206,11 +217,8 @@ def _odds(town: _Town, places: NDArray[Any], chosen: Indices) -> Floats:
         early_stopping=False,
         random_state=0,
     )
-    odds: Floats = np.exp(model.fit(np.concatenate([real, found]), truth).decision_function(found))
-    # a classifier sees no difference among places that are all too near: the farther are the better ones
-    gap = COLUMNS.index("gap")
-    too_near = np.maximum(np.quantile(real[:, gap], 0.05) - found[:, gap], 0.0)
-    return odds * np.exp(-too_near)
+    answer: Floats = np.exp(model.fit(np.concatenate([real, found]), truth).decision_function(found))
+    return answer
 
 
 def _kept(odds: Floats, origin: Indices, least: int, wanted: int, rng: np.random.Generator) -> Indices:

@@ -18,7 +18,7 @@ from shapely import STRtree
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from historymap_lib.alignment import moved
-from historymap_lib.surroundings import COLUMNS, describe_surroundings, turned, turned_by, wall_axes
+from historymap_lib.surroundings import describe_surroundings, turned, turned_by, wall_axes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,10 +39,17 @@ WEDGED = 0.6
 """Share of these that are slid on until they meet a second house."""
 REACH = 8.0
 """Metres within which that is looked for."""
-SUNK = 0.01
+SAME_SIDE = 0.75
+"""Share that turn the same side to their host as to their own neighbour."""
+FLUSH = 0.5
+"""Share that end where the wall of their host ends, as houses in a row do."""
+SUNK = 0.001
 """Metres that a shape is sunk into the wall that it touches, so that it does touch."""
 OVERLAP = 0.02, 0.1
 """Share of the smaller of two that may overlap: what all but 2 % of touching footprints keep to, within bounds."""
+NEARER = 2.0
+"""Metres by which no phantom is nearer than 95 % of the footprints are: a town where all keep their distance and that
+has no other room has none."""
 WORTH = 0.5
 """Share of the effective number of places that is kept."""
 FEW = 50
@@ -78,7 +85,7 @@ def make_phantoms(
     leaning = rng.random(len(tried)) < LEANING
     places = np.concatenate([town.lean(tried[leaning], rng), town.scatter(tried[~leaning], rng)])
     origin = np.concatenate([tried[leaning], tried[~leaning]])
-    free = town.has_room(places, origin)
+    free = town.has_room(places, origin) & ~town.too_near(places, chosen)
     places, origin = places[free], origin[free]
     if len(places) == 0:
         return nothing
@@ -103,18 +110,18 @@ class _Town:
 
     def lean(self, tried: Indices, rng: np.random.Generator) -> NDArray[Any]:
         """Return shapes laid beside the wall of a house nearby, with the gap and turn of each to its neighbour."""
-        gap, turn = self._as_they_lie(tried)
+        gap, turn, side = self._as_they_lie(tried)
         second = gap[rng.permutation(len(tried))]
         hosts = self.tree.nearest(shapely.points(self.centres[tried] + _steps(len(tried), rng)))
         start, along, length = self.walls.draw(hosts, rng)
         out = np.stack([along[:, 1], -along[:, 0]], axis=1)
-        quarter = rng.integers(0, 4, len(tried)) * np.pi / 2
+        quarter = np.where(rng.random(len(tried)) < SAME_SIDE, 1 - side, rng.integers(0, 4, len(tried))) * np.pi / 2
         angle = np.arctan2(along[:, 1], along[:, 0]) - self.axes[tried] + turn + quarter
         shapes = turned(self.shapes[tried], angle)
         low, high = _extent(shapes, start, along)
         slide = rng.uniform(-(high - low), length)
         flush = rng.random(len(tried))
-        slide = np.select([flush < 1 / 6, flush < 1 / 3], [0.0, length - (high - low)], slide)
+        slide = np.select([flush < FLUSH / 2, flush < FLUSH], [0.0, length - (high - low)], slide)
         nearest, _ = _extent(shapes, start, out)
         shapes = moved(shapes, (slide - low)[:, None] * along + (gap - nearest)[:, None] * out)
         wedged = rng.random(len(tried)) < WEDGED
@@ -150,10 +157,22 @@ class _Town:
         good[np.flatnonzero(good)[first[shares > self._most_overlap()]]] = False
         return good
 
-    def _as_they_lie(self, which: Indices) -> tuple[Floats, Floats]:
-        """Return the gap of each to its nearest neighbour (below 0: how deep they overlap), and how it is turned."""
+    def too_near(self, places: NDArray[Any], chosen: Indices) -> NDArray[np.bool_]:
+        """Return which places are nearer to a footprint than footprints are to each other, by `NEARER` at least."""
+        nearest = np.quantile(self._as_they_lie(chosen)[0], 0.05) - NEARER
+        near = np.zeros(len(places), dtype=bool)
+        if nearest > 0:
+            near[self.tree.query(places, predicate="dwithin", distance=nearest)[0]] = True
+        return near
+
+    def _as_they_lie(self, which: Indices) -> tuple[Floats, Floats, Indices]:
+        """Return how each lies to its nearest neighbour: gap (below 0: how deep they overlap), turn, and by which side.
+
+        Sides are counted in quarter turns from the axis.
+        """
         distinct, back = np.unique(which, return_inverse=True)
         gap, turn = np.full(len(distinct), FARTHEST), np.zeros(len(distinct))
+        side = np.zeros(len(distinct), dtype=np.int64)
         (first, other), distance = self.tree.query_nearest(
             self.shapes[distinct], exclusive=True, all_matches=False, return_distance=True
         )
@@ -161,7 +180,9 @@ class _Town:
         around = np.maximum(shapely.length(common), 1e-9)
         gap[first] = np.where(distance > 0, distance, -2 * shapely.area(common) / around - SUNK)
         turn[first] = turned_by(self.axes[distinct[first]], self.axes[other])
-        return gap[back], turn[back]
+        east, north = (self.centres[other] - self.centres[distinct[first]]).T
+        side[first] = np.round((np.arctan2(north, east) - self.axes[distinct[first]]) / (np.pi / 2))
+        return gap[back], turn[back], side[back]
 
     def _most_overlap(self) -> float:
         first, other = self.tree.query(self.shapes, predicate="intersects")
@@ -206,11 +227,8 @@ def _odds(town: _Town, places: NDArray[Any], chosen: Indices) -> Floats:
         early_stopping=False,
         random_state=0,
     )
-    odds: Floats = np.exp(model.fit(np.concatenate([real, found]), truth).decision_function(found))
-    # a classifier sees no difference among places that are all too near: the farther are the better ones
-    gap = COLUMNS.index("gap")
-    too_near = np.maximum(np.quantile(real[:, gap], 0.05) - found[:, gap], 0.0)
-    return odds * np.exp(-too_near)
+    answer: Floats = np.exp(model.fit(np.concatenate([real, found]), truth).decision_function(found))
+    return answer
 
 
 def _kept(odds: Floats, origin: Indices, least: int, wanted: int, rng: np.random.Generator) -> Indices:

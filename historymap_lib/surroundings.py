@@ -18,6 +18,7 @@ FAR = 50.0
 """Metres up to which there is a neighbourhood; who has no neighbour in it has one at this distance."""
 NEAR = 20.0
 GAPS = 3
+DIGITS = 2
 RINGS = (1.0, 3.0, 10.0)
 """Metres around a shape in which the share of covered ground is looked at."""
 COLUMNS = (
@@ -67,7 +68,8 @@ def describe_surroundings(
     covers = [_cover(shapes, footprints, radius, first[gap <= radius], other[gap <= radius]) for radius in RINGS]
     west, south, east, north = shapely.bounds(turned(shapes, -axes)).T
     longest = np.maximum(east - west, north - south)
-    return np.stack([*gaps.T, turn, near, far, *covers, shapely.area(shapes), longest], axis=1)
+    table = np.stack([*gaps.T, turn, near, far, *covers, shapely.area(shapes), longest], axis=1)
+    return np.round(table, DIGITS)  # the last digits would tell what has been turned from what has not
 
 
 def wall_axes(shapes: NDArray[Any]) -> NDArray[np.float64]:

@@ -63,14 +63,25 @@ def test_nearly_every_building_of_an_open_town_has_a_phantom():
     assert len(np.unique(origin)) > 45
 
 
-def test_where_footprints_share_walls_so_do_phantoms():
-    """Rows of houses wall to wall in which every fourth has not been built."""
-    x, y = np.meshgrid(np.arange(0, 480, 8.0), np.arange(0, 480, 40.0))
-    built = np.random.default_rng(0).random(x.shape) < 0.75
-    shapes = shapely.box(x[built], y[built], x[built] + 8, y[built] + 10)
-    found, _ = make_phantoms(shapes, shapely.box(-60, -60, 540, 540))
-    assert len(found) > 200
-    assert np.mean(shapely.distance(found, shapely.union_all(shapes)) < 0.02) > 0.8
+def test_phantoms_share_walls_as_often_as_footprints_do():
+    """Houses alone in their yards, and pairs of them wall to wall."""
+    rng = np.random.default_rng(0)
+    east, north = (part.ravel() + rng.uniform(0, 25, part.size) for part in np.mgrid[0:900:60, 0:900:60])
+    second = rng.random(len(east)) < 0.4
+    houses_alone = shapely.box(east, north, east + 8, north + 10)
+    shapes = np.concatenate([houses_alone, shapely.box(east + 8, north, east + 16, north + 10)[second]])
+    found, _ = make_phantoms(shapes, shapely.box(-60, -60, 960, 960))
+    share = 2 * second.sum() / len(shapes)
+    assert len(found) >= 150
+    assert np.mean(shapely.distance(found, shapely.union_all(shapes)) < 0.02) == pytest.approx(share, abs=0.15)
+
+
+def test_where_footprints_keep_their_distance_phantoms_do_not_stand_between_them():
+    x, y = np.meshgrid(np.arange(0, 400, 20.0), np.arange(0, 400, 20.0))
+    shapes = shapely.box(x.ravel(), y.ravel(), x.ravel() + 10, y.ravel() + 10)
+    found, _ = make_phantoms(shapes, shapely.box(-80, -80, 470, 470))
+    assert len(found) > 30
+    assert shapely.distance(found, shapely.union_all(shapes)).min() >= 8
 
 
 def some_phantoms(shapes, seed):

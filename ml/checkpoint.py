@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,25 +13,33 @@ from historymap_lib import artifacts
 from historymap_lib.errors import ModelError
 from historymap_lib.settings import Model as ModelSettings
 from historymap_lib.tiles import Folds
+from ml.footprint_network import FootprintNetwork
 from ml.model import build
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
 FORMAT = "historymap-model-1"
+WEIGHTS = Path(__file__).parent / "weights"
+"""What comes with the package; `ml.pretrain` makes it."""
+OUTLINES, PIXELS = "footprint.pth", "unet.pth"
+"""Names of the weights of the footprint network and of the U-Net."""
+WEIGHTS_FORMAT = "historymap-weights-1"
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The members of a model, ready to predict: member k has not learned from fold k."""
+    """The members of a model, ready to predict: member k has not learned from fold k.
+
+    `outlines` are the footprint networks, one a fold like `members`, or none where they have not been fine-tuned.
+    """
 
     members: list[nn.Module]
     folds: Folds
     resolution: float
     settings: ModelSettings
     metrics: dict[str, Any]
+    outlines: list[FootprintNetwork] = field(default_factory=list)
 
 
 def save_model(
@@ -41,8 +50,9 @@ def save_model(
     resolution: float,
     settings: ModelSettings,
     metrics: dict[str, Any],
+    outlines: list[dict[str, torch.Tensor]] | None = None,
 ) -> None:
-    """Write a model; `states` are the weights of its members, one a fold, or one alone."""
+    """Write a model; `states` are the weights of its members, one a fold, or one alone, `outlines` those of outlines."""
     content = {
         "format": FORMAT,
         "states": states,
@@ -50,6 +60,7 @@ def save_model(
         "resolution": resolution,
         "settings": settings.model_dump(mode="json"),
         "metrics": metrics,
+        "outlines": outlines or [],
     }
     with artifacts.replacing(path) as partial:
         torch.save(content, partial)
@@ -69,11 +80,47 @@ def load_model(path: Path) -> TrainedModel:
             member = build(settings)
             member.load_state_dict(state)
             members.append(member.eval())
-        return TrainedModel(
-            members, Folds(**content["folds"]), float(content["resolution"]), settings, content["metrics"]
-        )
+        outlines = [_footprint_network(state) for state in content.get("outlines", ())]
+        folds, resolution = Folds(**content["folds"]), float(content["resolution"])
+        return TrainedModel(members, folds, resolution, settings, content["metrics"], outlines)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: is a model of another version; run train again") from error
+
+
+def footprint_network() -> FootprintNetwork:
+    """Return the footprint network that comes with the package, on the CPU.
+
+    Raises:
+        ModelError: its file is missing or damaged.
+
+    """
+    return _footprint_network(shipped(OUTLINES))
+
+
+def shipped(name: str) -> dict[str, torch.Tensor]:
+    """Return weights that come with the package, as float32.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+
+    """
+    content = read_checkpoint(WEIGHTS / name, WEIGHTS_FORMAT, "install historymap again")
+    return {key: value.float() if value.is_floating_point() else value for key, value in content["state"].items()}
+
+
+def save_weights(path: Path, network: nn.Module) -> None:
+    """Write the weights of a network for the package, as float16: half the size, and the same to four digits."""
+    state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+    halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with artifacts.replacing(path) as partial:
+        torch.save({"format": WEIGHTS_FORMAT, "state": halved}, partial)
+
+
+def _footprint_network(state: dict[str, torch.Tensor]) -> FootprintNetwork:
+    network = FootprintNetwork()
+    network.load_state_dict(state)
+    return network.eval()
 
 
 def read_checkpoint(path: Path, kind: str, otherwise: str) -> dict[str, Any]:

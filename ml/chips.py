@@ -63,6 +63,13 @@ class Chips:
         """Return some of them, by index or by mask."""
         return Chips(self.photo[which], self.distance[which], self.frames[which])
 
+    def coverage(self) -> NDArray[np.float32]:
+        """Return the share of each outline on the photo (n; float32)."""
+        edge = (CHIP - CROP) // 2
+        inside, known = self.distance > 0, self.photo[:, edge:-edge, edge:-edge] > 0
+        both: NDArray[np.float32] = (inside & known).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)
+        return both.astype(np.float32)
+
     @classmethod
     def join(cls, parts: Sequence[Chips]) -> Chips:
         """Return all of several."""

@@ -30,12 +30,15 @@ from historymap_lib import artifacts
 from historymap_lib.cog import is_whole, write_cog
 from historymap_lib.errors import ModelError
 from historymap_lib.figures import draw_probability
+from historymap_lib.footprint_source import source_file
 from historymap_lib.imagery import Photo, open_photo, photo_files
+from historymap_lib.outline_evidence import trained_file
 from historymap_lib.probability import FULL, NO_DATA
 from historymap_lib.progress import track
 from historymap_lib.settings import DIVISOR
 from ml import runtime
-from ml.checkpoint import load_model
+from ml.checkpoint import footprint_network, load_model
+from ml.looks import Case, look_at
 from ml.runner import STREAMS, Runner, make_runner
 
 if TYPE_CHECKING:
@@ -43,11 +46,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
+    from historymap_lib.outline_evidence import OutlineEvidence
     from historymap_lib.project import Project
     from historymap_lib.tiles import Folds, Grid
+    from ml.checkpoint import TrainedModel
 
-LIBRARY = ("imagery", "probability", "tiles")
-CODE = ("ml.predict", "ml.model", "ml.runner", *(f"historymap_lib.{name}" for name in LIBRARY))
+LIBRARY = ("imagery", "misfits", "outline_evidence", "phantoms", "probability", "surroundings", "tiles")
+NETWORKS = ("chips", "footprint_network", "footprint_training", "looks", "model", "predict", "runner")
+CODE = (*(f"ml.{name}" for name in NETWORKS), *(f"historymap_lib.{name}" for name in LIBRARY))
 CALIBRATION = 8
 """Windows of the photo that the 8-bit form of a network is measured on; 24 give the same within its error (a mean of
 1.5 and 1.3 of 254 from 32 bits, 9 trained networks) and take a second longer, four with resnet18."""
@@ -101,8 +107,9 @@ def predict(project: Project, *, picture: bool = True) -> Predicted:
             raw = partial.with_name("raw.tif")
             covered = _write_blocks(photo, layout, runners, raw, project.prediction.batch_size)
             _as_cog(raw, partial)
-        settings = project.settings("area", "photo", "tiles", "prediction")
-        inputs = [*photo_files(project), paths.model]
+        _look(project, photo, model).write(trained_file(project))
+        settings = project.settings("area", "photo", "footprints", "tiles", "prediction")
+        inputs = [*photo_files(project), paths.model, source_file(project), paths.offsets]
         artifacts.write_manifest(
             paths.probability,
             step="predict",
@@ -115,6 +122,13 @@ def predict(project: Project, *, picture: bool = True) -> Predicted:
         if picture:
             draw_probability(photo, paths.probability, paths.predictions / "probability.png")
     return Predicted(paths.probability, covered, f"{paths.probability}: {covered:.1%} of the area is on the photo")
+
+
+def _look(project: Project, photo: Photo, model: TrainedModel) -> OutlineEvidence:
+    """Return what the footprint networks of a model see, that of the package beside them."""
+    where = runtime.device(project.training.device)
+    first, *members = (runtime.place(network, where) for network in (footprint_network(), *model.outlines))
+    return look_at(Case(project, photo, first), [first], members, model.folds)
 
 
 class Layout:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from historymap_lib import artifacts
-from historymap_lib.errors import ModelError, TrainingDataError
+from historymap_lib.errors import FootprintsError, ModelError, PhotoError, SourceError, TrainingDataError
 from historymap_lib.figures import draw_history
 from historymap_lib.progress import Bar
 from historymap_lib.tiles import TEST, Folds
@@ -34,6 +34,7 @@ from ml.dataset import TileData, as_input, batches, crops_in, load_tiles
 from ml.denial import deny
 from ml.loss import BestIou, masked_loss
 from ml.model import build
+from ml.outline_training import fine_tune
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,11 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
 
 State = dict[str, torch.Tensor]
-CODE = ("ml.train", "ml.dataset", "ml.denial", "ml.loss", "ml.model", "historymap_lib.calibration")
+CODE = (
+    *("ml.train", "ml.chips", "ml.dataset", "ml.denial", "ml.footprint_network", "ml.footprint_training", "ml.looks"),
+    *("ml.loss", "ml.model", "ml.outline_training"),
+    *("historymap_lib.calibration", "historymap_lib.misfits", "historymap_lib.phantoms", "historymap_lib.surroundings"),
+)
 STATE_FORMAT = "historymap-training-1"
 VALIDATIONS = 20
 """How often a training looks at its validation tiles, about."""
@@ -142,7 +147,8 @@ class _Trainer:
     def finish(self, run: _Run) -> Trained:
         """Write the model and what is told of it."""
         paths, networks = self.project.paths, self._networks(run.before)
-        metrics = self._measure(run, networks)
+        outlines = self._outlines()
+        metrics = self._measure(run, networks) | {"outlines": len(outlines) > 0}
         save_model(
             paths.model,
             states=run.before,
@@ -150,6 +156,7 @@ class _Trainer:
             resolution=float(self.manifest["resolution"]),
             settings=self.project.model,
             metrics=metrics,
+            outlines=outlines,
         )
         artifacts.write_json(paths.models / "metrics.json", metrics)
         artifacts.write_json(paths.models / "history.json", run.history)
@@ -163,6 +170,14 @@ class _Trainer:
         text = f"{paths.model}: validation IoU {metrics['validation_iou']:.3f}"
         text += "" if test is None else f", test IoU {test:.3f}"
         return Trained(paths.model, metrics, text)
+
+    def _outlines(self) -> list[State]:
+        """Return the fine-tuned footprint networks; none where photo or footprints are not at hand here."""
+        try:
+            return fine_tune(self.project, Folds(**self.manifest["folds"]), self.device)
+        except (PhotoError, SourceError, FootprintsError) as error:
+            print(f"the footprint network stays as it comes with the package: {error}")  # noqa: T201 - the user should know
+            return []
 
     def probability(self, network: nn.Module, image: np.ndarray) -> np.ndarray:
         """Return the probability (height x width, float32) that a network gives a whole tile."""

@@ -37,6 +37,7 @@ class Looks:
         logits: of "a building fits this outline", by each network that was asked (n x networks; float32).
         embedding: what the last of them saw (n x numbers; float32).
         coverage: share of the outline on the photo (n; float32, 0 to 1).
+        tone: mean and standard deviation of the grey values around (n x 2; float32, 0 to 255).
         host: index of the footprint that lent its shape, or lies underneath (n; int64); that of itself for footprints.
 
     """
@@ -45,6 +46,7 @@ class Looks:
     logits: NDArray[np.float32]
     embedding: NDArray[np.float32]
     coverage: NDArray[np.float32]
+    tone: NDArray[np.float32]
     host: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -85,7 +87,7 @@ class OutlineEvidence:
             content[f"{kind}_wkb"] = np.frombuffer(b"".join(outlines), np.uint8)
             content[f"{kind}_length"] = np.array([len(one) for one in outlines], np.int64)
             content[f"{kind}_embedding"] = looks.embedding.astype(np.float16)
-            content |= {f"{kind}_{name}": getattr(looks, name) for name in ("logits", "coverage", "host")}
+            content |= {f"{kind}_{name}": getattr(looks, name) for name in ("logits", "coverage", "tone", "host")}
         path.parent.mkdir(parents=True, exist_ok=True)
         with artifacts.replacing(path) as partial, partial.open("wb") as stream:
             np.savez_compressed(stream, **content)
@@ -120,5 +122,6 @@ def _looks(content: Any, kind: str) -> Looks:
     ends = np.cumsum(content[f"{kind}_length"])
     outlines = np.split(content[f"{kind}_wkb"], ends[:-1]) if len(ends) else []
     shapes = np.array(shapely.from_wkb([one.tobytes() for one in outlines]), dtype=object)
-    embedding = content[f"{kind}_embedding"].astype(np.float32)
-    return Looks(shapes, content[f"{kind}_logits"], embedding, content[f"{kind}_coverage"], content[f"{kind}_host"])
+    rest = [content[f"{kind}_{name}"] for name in ("logits", "embedding", "coverage", "tone", "host")]
+    rest[1] = rest[1].astype(np.float32)
+    return Looks(shapes, *rest)

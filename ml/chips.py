@@ -70,6 +70,17 @@ class Chips:
         both: NDArray[np.float32] = (inside & known).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)
         return both.astype(np.float32)
 
+    def tone(self) -> NDArray[np.float32]:
+        """Return mean and standard deviation of the grey values of each crop (n x 2; float32), nan without data."""
+        edge = (CHIP - CROP) // 2
+        grey = self.photo[:, edge:-edge, edge:-edge].astype(np.float32)
+        known = grey > 0
+        count = known.sum((1, 2))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = (grey * known).sum((1, 2)) / count
+            square = (grey**2 * known).sum((1, 2)) / count
+            return np.stack([mean, np.sqrt(np.maximum(square - mean**2, 0))], axis=1).astype(np.float32)
+
     @classmethod
     def join(cls, parts: Sequence[Chips]) -> Chips:
         """Return all of several."""

@@ -116,8 +116,8 @@ def fold_of(case: Case, host: NDArray[Any], folds: Folds | None) -> NDArray[np.i
 
 def _look(
     chips: Chips, networks: Sequence[FootprintNetwork], members: Sequence[FootprintNetwork], fold: NDArray[Any], bar: Bar
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return logits (n x networks), embedding (n x numbers) and coverage (n) of some chips."""
+) -> tuple[NDArray[Any], ...]:
+    """Return logits (n x networks), embedding (n x numbers), coverage (n) and tone (n x 2) of some chips."""
     answers = [ask(network, chips)[:2] for network in networks]
     if members:
         logit, embedding = np.zeros(len(chips), np.float32), np.zeros((len(chips), EMBEDDING), np.float32)
@@ -127,7 +127,7 @@ def _look(
                 logit[own], embedding[own] = ask(member, chips.take(own))[:2]
         answers.append((logit, embedding))
     bar.step(count=len(chips))
-    return np.stack([logit for logit, _ in answers], axis=1), answers[-1][1], chips.coverage()
+    return np.stack([logit for logit, _ in answers], axis=1), answers[-1][1], chips.coverage(), chips.tone()
 
 
 def _joined(
@@ -136,10 +136,11 @@ def _joined(
     """Return what was seen of the parts of a group, in the order of the group."""
     if not parts:
         empty = np.zeros(0, np.float32)
-        return Looks(shapes, np.zeros((0, networks), np.float32), np.zeros((0, EMBEDDING), np.float32), empty, host)
+        logits, embedding, tone = (np.zeros((0, width), np.float32) for width in (networks, EMBEDDING, 2))
+        return Looks(shapes, logits, embedding, empty, tone, host)
     back = np.argsort(np.concatenate(parts), kind="stable")
-    logits, embedding, coverage = (np.concatenate(values)[back].astype(np.float32) for values in zip(*seen, strict=True))
-    return Looks(shapes, logits, embedding, coverage, host)
+    columns = [np.concatenate(values)[back].astype(np.float32) for values in zip(*seen, strict=True)]
+    return Looks(shapes, *columns, host)
 
 
 def _parts(shapes: NDArray[Any]) -> list[NDArray[np.int64]]:

@@ -20,12 +20,15 @@ from shapely import box
 
 from historymap_lib import alignment, artifacts, evidence, first_look, zonal
 from historymap_lib.annotation_store import settled
+from historymap_lib.building_evidence import NUMBERS, gather
 from historymap_lib.calibration import FEW, TwoGroups, corrected
 from historymap_lib.errors import PhotoError, SourceError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
 from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
+from historymap_lib.last_layer import fit_last_layer
 from historymap_lib.offsets import known_offsets
+from historymap_lib.outline_evidence import OutlineEvidence, trained_file
 from historymap_lib.phantoms import make_phantoms
 from historymap_lib.reasons import explain_all
 
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 
 LEAST = 0.01
 """Share of a footprint that must have data for anything to be said of it."""
+MISSED = 0.0
+"""As much of what stood is taken to look as if nothing did, as of what did not stand looks as if it did."""
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
 CODE = tuple(
     f"historymap_lib.{name}"
@@ -58,7 +63,7 @@ CODE = tuple(
             "annotation_store",
             "calibration",
             "evidence",
-            "first_look",
+            *("building_evidence", "first_look", "last_layer", "mixture", "outline_evidence"),
             "footprints",
             "footprints_osm",
         ),
@@ -69,7 +74,7 @@ QUICK_CODE = "ml.first_look"
 """What takes the first look; by its name only, since it imports torch."""
 COLUMNS = [
     "osm_type", "osm_id", "building_id", "name", "verdict", "existed", "probability", "confidence", "coverage",
-    "overlap", "reason", "needs_verification", "annotated", "model", "photo", "geometry",
+    "overlap", "reason", "needs_verification", "annotated", "model", "photo", *NUMBERS, "geometry",
 ]  # fmt: skip
 
 
@@ -102,7 +107,7 @@ def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Ve
         raise VerificationError(f"{told_by}: {what if quick else 'there are no probabilities; run predict first'}")
     judged = settled(project)
     # hashed before they are read: what is clicked meanwhile makes these verdicts out of date
-    sources = [told_by, source_file(project), paths.annotations, paths.offsets]
+    sources = [told_by, source_file(project), paths.annotations, paths.offsets, *([] if quick else [trained_file(project)])]
     with suppress(PhotoError):
         sources += photo_files(project)
     inputs = artifacts.fingerprints(sources)
@@ -147,12 +152,60 @@ def _judged(
 ) -> gpd.GeoDataFrame:
     """Return the buildings with their verdicts, and the model that made them."""
     paths = project.paths
-    if quick:
-        table = first_look.read(first_look.file(project), frame["building_id"].tolist())
-        return decide(frame, table, judged, project.verification).assign(model=first_look.NAME)
-    offsets = known_offsets(project)
-    found = judge(frame, paths.probability, judged, project.verification, photo, offsets=offsets)
-    return found.assign(model=_model_of(paths.probability, paths.model))
+    file = first_look.file(project) if quick else trained_file(project)
+    model = first_look.NAME if quick else _model_of(paths.probability, paths.model)
+    if not quick and not file.exists():  # predicted by a version that had no footprint network
+        found = judge(frame, paths.probability, judged, project.verification, photo, offsets=known_offsets(project))
+        return found.assign(model=model)
+    seen = OutlineEvidence.read(file)
+    missing = int((seen.of(frame["building_id"].tolist()) < 0).sum())
+    if missing:
+        raise VerificationError(
+            f"{file}: the network has not looked at {missing:,} of the {len(frame):,} buildings, since the footprints "
+            f"have changed; run {'verify --quick --force' if quick else 'predict'} again"
+        )
+    table = weigh(frame, seen, judged, project.verification, None if quick else paths.probability, photo)
+    return decide(frame, table, judged, project.verification).assign(model=model)
+
+
+def weigh(
+    frame: gpd.GeoDataFrame,
+    seen: OutlineEvidence,
+    judged: dict[str, Annotation],
+    settings: Verification,
+    raster: Path | None,
+    photo: Photo | None = None,
+) -> pd.DataFrame:
+    """Return `probability`, `coverage`, `overlap` and `building_evidence.NUMBERS` of each building; nan without data.
+
+    With too few buildings to calibrate (`last_layer.FEW`) what the network says stands as it is.
+
+    Args:
+        frame: the footprints, as `footprints.load` gives them.
+        seen: what the footprint networks saw of them.
+        judged: annotations by building id.
+        settings: how much of a building must be on the photo, and how far probabilities may lie off it.
+        raster: the probabilities, where there are any.
+        photo: the open photo, where it is at hand.
+
+    """
+    ids = frame["building_id"].tolist()
+    known = gather(
+        ids, seen, max(settings.min_coverage, LEAST), raster=raster, photo=photo, reach=settings.max_offset
+    )
+    table = known.table.assign(probability=known.table["fit"])
+    if min(len(known.footprints), len(known.phantoms)) >= FEW:
+        said = _said_of(frame["building_id"], judged)[known.rows]
+        layer = fit_last_layer(known.footprints, known.phantoms, known.misfits, said, missed=MISSED)
+        table.loc[known.rows, "probability"] = layer.probability
+    return table
+
+
+def _said_of(building_id: pd.Series, judged: dict[str, Annotation]) -> NDArray[np.float64]:
+    """Return what people say of each building: 1 it existed, 0 it did not, nan nothing."""
+    known = {key: float(one.existed) for key, one in judged.items() if one.existed is not None}
+    said: NDArray[np.float64] = building_id.map(known).to_numpy(np.float64)
+    return said
 
 
 def judge(
@@ -175,8 +228,7 @@ def judge(
         offsets: how far the photo is known to lie from the map; what the probabilities tell of it comes on top.
 
     """
-    told = {key: float(one.existed) for key, one in judged.items() if one.existed is not None}
-    said = frame["building_id"].map(told).to_numpy(np.float64)
+    said = _said_of(frame["building_id"], judged)
     shapes = frame.geometry.to_numpy()
     table = score(shapes if offsets is None else offsets.move(shapes), raster, settings, photo, said)
     return decide(frame, table, judged, settings)
@@ -189,12 +241,14 @@ def decide(
 
     Args:
         frame: the footprints.
-        table: of each, in the same order, `probability`, `coverage` and `overlap` (float, 0 to 1, nan without data).
+        table: of each, in the same order, `probability`, `coverage` and `overlap` (float, 0 to 1, nan without data), and
+            `building_evidence.NUMBERS` as far as they are known.
         judged: annotations by building id.
         settings: thresholds.
 
     """
-    frame = frame.reset_index(drop=True).join(table[["probability", "coverage", "overlap"]].round(4))
+    table = table.reindex(columns=["probability", "coverage", "overlap", *NUMBERS])
+    frame = frame.reset_index(drop=True).join(table.astype(np.float64).round(4))
     covered = (frame["coverage"] >= settings.min_coverage) & frame["probability"].notna()
     frame["probability"] = frame["probability"].where(covered)
     probability = frame["probability"].to_numpy()
@@ -202,7 +256,7 @@ def decide(
         existed, not_existed = probability >= settings.existed_from, probability <= settings.not_existed_to
     frame["verdict"] = np.select([~covered, existed, not_existed], ["no_coverage", "existed", "not_existed"], "unsure")
     frame["confidence"] = np.where(covered, np.maximum(probability, 1 - probability), 0.0).round(4)
-    frame["reason"] = explain_all(frame)
+    frame["reason"] = explain_all(frame.assign(shift=np.hypot(frame["shift_east"], frame["shift_north"])))
     frame["annotated"] = frame["building_id"].isin(list(judged))
     for index in frame.index[frame["annotated"]]:
         annotation = judged[frame.loc[index, "building_id"]]

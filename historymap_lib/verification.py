@@ -107,7 +107,8 @@ def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Ve
         raise VerificationError(f"{told_by}: {what if quick else 'there are no probabilities; run predict first'}")
     judged = settled(project)
     # hashed before they are read: what is clicked meanwhile makes these verdicts out of date
-    sources = [told_by, source_file(project), paths.annotations, paths.offsets, *([] if quick else [trained_file(project)])]
+    sources = [told_by, source_file(project), paths.annotations, paths.offsets]
+    sources += [] if quick else [trained_file(project)]
     with suppress(PhotoError):
         sources += photo_files(project)
     inputs = artifacts.fingerprints(sources)
@@ -164,7 +165,8 @@ def _judged(
             f"{file}: the network has not looked at {missing:,} of the {len(frame):,} buildings, since the footprints "
             f"have changed; run {'verify --quick --force' if quick else 'predict'} again"
         )
-    table = weigh(frame, seen, judged, project.verification, None if quick else paths.probability, photo)
+    raster = None if quick else paths.probability
+    table = weigh(frame, seen, judged, project.verification, raster, photo=photo)
     return decide(frame, table, judged, project.verification).assign(model=model)
 
 
@@ -174,6 +176,7 @@ def weigh(
     judged: dict[str, Annotation],
     settings: Verification,
     raster: Path | None,
+    *,
     photo: Photo | None = None,
 ) -> pd.DataFrame:
     """Return `probability`, `coverage`, `overlap` and `building_evidence.NUMBERS` of each building; nan without data.
@@ -190,9 +193,7 @@ def weigh(
 
     """
     ids = frame["building_id"].tolist()
-    known = gather(
-        ids, seen, max(settings.min_coverage, LEAST), raster=raster, photo=photo, reach=settings.max_offset
-    )
+    known = gather(ids, seen, max(settings.min_coverage, LEAST), raster=raster, photo=photo, reach=settings.max_offset)
     table = known.table.assign(probability=known.table["fit"])
     if min(len(known.footprints), len(known.phantoms)) >= FEW:
         said = _said_of(frame["building_id"], judged)[known.rows]
@@ -204,8 +205,7 @@ def weigh(
 def _said_of(building_id: pd.Series, judged: dict[str, Annotation]) -> NDArray[np.float64]:
     """Return what people say of each building: 1 it existed, 0 it did not, nan nothing."""
     known = {key: float(one.existed) for key, one in judged.items() if one.existed is not None}
-    said: NDArray[np.float64] = building_id.map(known).to_numpy(np.float64)
-    return said
+    return np.asarray(building_id.map(known), np.float64)
 
 
 def judge(
@@ -241,8 +241,8 @@ def decide(
 
     Args:
         frame: the footprints.
-        table: of each, in the same order, `probability`, `coverage` and `overlap` (float, 0 to 1, nan without data), and
-            `building_evidence.NUMBERS` as far as they are known.
+        table: of each, in the same order, `probability`, `coverage` and `overlap` (float, 0 to 1, nan without data),
+            and `building_evidence.NUMBERS` as far as they are known.
         judged: annotations by building id.
         settings: thresholds.
 

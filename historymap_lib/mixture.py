@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,9 +39,11 @@ DRAWS = 16
 """Parts of the town drawn, for each share of misfits."""
 SLOPE, TILT = 0.5, 0.3
 """Standard deviations, before anything is seen, of b about 1 and of k about 0."""
+BELIEF = 4.0
+"""That neither all nor none stood is worth so many footprints of either kind, before anything is seen."""
 STARTS = ((-2.5, -1.0, 1.0, 0.0), (-1.0, -1.0, 1.0, 0.0), (-0.3, -2.0, 1.0, 0.0))
 """Where the search begins: log theta, a, b, k."""
-BOUNDS = ((-6.0, 0.0), (-20.0, 10.0), (0.05, 6.0), (-1.0, 1.0))
+BOUNDS = ((-6.0, -0.005), (-20.0, 10.0), (0.05, 6.0), (-1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Lines:
         `missed` is the share of what stood that looks as if nothing did, whatever the score; no score tells how many
         these are, and so no probability falls below theirs.
         """
-        raw = expit(self.shift[:, None] + self.slope[:, None] * scores)
+        raw: Floats = expit(self.shift[:, None] + self.slope[:, None] * scores)
         least = self._missed(missed) * self.share(missed) / np.maximum(self.null, 1e-3)
         return raw + (1 - raw) * np.minimum(least, 1.0)[:, None]
 
@@ -86,7 +88,7 @@ class Lines:
 def fit_lines(
     footprints: Floats,
     nulls: list[Floats],
-    places: list[NDArray[np.float64]],
+    places: list[Floats],
     mixes: tuple[tuple[float, ...], ...],
     *,
     draws: int = DRAWS,
@@ -108,10 +110,10 @@ def fit_lines(
     inside = [np.clip(np.searchsorted(edges, part, side="right") - 1, 0, count - 1) for part in groups]
     number = np.bincount(np.concatenate(inside), minlength=count)
     middle = np.bincount(np.concatenate(inside), np.concatenate(groups), count) / np.maximum(number, 1)
-    blocks = np.split(_blocks(np.concatenate(places)), np.cumsum([len(part) for part in groups])[:-1])
+    block_of = np.split(blocks(np.concatenate(places)), np.cumsum([len(part) for part in groups])[:-1])
     tables = [
         np.bincount(block * count + place, minlength=SIDE**2 * count).reshape(SIDE**2, count).astype(np.float64)
-        for block, place in zip(blocks, inside, strict=True)
+        for block, place in zip(block_of, inside, strict=True)
     ]
     rng = np.random.default_rng(seed)
     chosen = np.concatenate([np.ones((1, SIDE**2)), rng.multinomial(SIDE**2, np.full(SIDE**2, SIDE**-2.0), draws)])
@@ -136,17 +138,21 @@ def _fit(scores: Floats, seen: Floats, null: Floats, starts: tuple[tuple[float, 
     """
     weight = null * seen.sum()
 
+    present = null > 0
+    known, share, weight = scores[present], np.log(null[present]), null * seen.sum()
+
     def unlikely(values: Floats) -> tuple[float, Floats]:
         theta, a, b, k = values
-        tilted = null * np.exp(-k * scores)
-        later, stood = theta - np.log(tilted.sum()) - k * scores, a + b * scores
+        tilted = share - k * known
+        total = np.logaddexp.reduce(tilted)
+        later, stood = theta - total - k * scores, a + b * scores
         odds, part = np.logaddexp(later, stood), expit(later - stood)
         loss = seen @ np.logaddexp(0, -odds) + weight @ np.logaddexp(0, odds)
-        loss += ((b - 1) / SLOPE) ** 2 / 2 + (k / TILT) ** 2 / 2
+        loss += ((b - 1) / SLOPE) ** 2 / 2 + (k / TILT) ** 2 / 2 - BELIEF * (theta + np.log1p(-np.exp(theta)))
         slope = weight * expit(odds) - seen * expit(-odds)
-        mean = tilted @ scores / tilted.sum()
+        mean = np.exp(tilted - total) @ known
         return loss, np.array([
-            slope @ part,
+            slope @ part - BELIEF * (1 - 1 / np.expm1(-theta)),
             slope @ (1 - part),
             slope @ ((1 - part) * scores) + (b - 1) / SLOPE**2,
             slope @ (part * (mean - scores)) + k / TILT**2,
@@ -159,10 +165,12 @@ def _fit(scores: Floats, seen: Floats, null: Floats, starts: tuple[tuple[float, 
 def _line(values: tuple[float, ...], scores: Floats, null: Floats) -> tuple[float, float, float]:
     """Return shift, slope and the share of the null."""
     theta, a, b, k = values
-    return a - theta + float(np.log(null @ np.exp(-k * scores))), b + k, float(np.exp(theta))
+    present = null > 0
+    total = float(np.logaddexp.reduce(np.log(null[present]) - k * scores[present]))
+    return a - theta + total, b + k, float(np.exp(theta))
 
 
-def _blocks(places: Floats) -> Indices:
+def blocks(places: Floats) -> Indices:
     """Return for each place its block, from 0; all blocks hold about equally many."""
     strip = _parts(places[:, 0])
     block = strip * SIDE
@@ -177,9 +185,3 @@ def _parts(values: Floats) -> Indices:
     part = np.empty(len(values), dtype=np.int64)
     part[order] = np.arange(len(values)) * SIDE // max(len(values), 1)
     return part
-
-
-def logits(probabilities: Floats, floor: float) -> Floats:
-    """Return logits of probabilities that are kept so far from 0 and 1."""
-    values: Floats = logit(np.clip(probabilities, floor, 1 - floor))
-    return values

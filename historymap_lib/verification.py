@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+import shapely
 from shapely import box
 
 from historymap_lib import alignment, artifacts, evidence, zonal
 from historymap_lib.annotation_store import settled
-from historymap_lib.calibration import FEW, TwoGroups, corrected
 from historymap_lib.errors import PhotoError, SourceError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
 from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
+from historymap_lib.last_layer import BY_PHOTO, FEW, Evidence, fit_last_layer
+from historymap_lib.mixture import blocks
 from historymap_lib.offsets import known_offsets
 from historymap_lib.phantoms import make_phantoms
 
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
     from historymap_lib.settings import Verification
 
+FOLDS = 3
+"""The town is parted into so many; what is learned on the others is used on each."""
 LEAST = 0.01
 """Share of a footprint that must have data for anything to be said of it."""
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
@@ -55,10 +59,11 @@ CODE = tuple(
             "alignment",
             "annotations",
             "annotation_store",
-            "calibration",
             "evidence",
             "footprints",
             "footprints_osm",
+            "last_layer",
+            "mixture",
         ),
         *("imagery", "offsets", "outlines", "phantoms", "probability", "surroundings", "windows", "zonal"),
     )
@@ -176,7 +181,7 @@ def score(
 ) -> pd.DataFrame:
     """Return `mean`, `overlap`, `coverage` and the calibrated `probability` of each shape; nan without data.
 
-    With too few buildings to calibrate (see `calibration.FEW`) the mean stands as it is. `said` is what people say of
+    With too few buildings to learn from (see `last_layer.FEW`) the mean stands as it is. `said` is what people say of
     each: 1 it existed, 0 it did not, nan nothing.
     """
     offsets = alignment.estimate(raster, shapes, settings.max_offset)
@@ -184,21 +189,21 @@ def score(
         phantoms, origin = make_phantoms(shapes, box(*dataset.bounds))
     moved, phantoms = offsets.move(shapes), offsets.move(phantoms)
     table = zonal.footprint_statistics(raster, moved)
-    null = zonal.footprint_statistics(raster, phantoms)
+    below = zonal.footprint_statistics(raster, phantoms)
     table["probability"] = table["mean"]
-    covered, seen = (part["coverage"].to_numpy() >= max(settings.min_coverage, LEAST) for part in (table, null))
+    covered, seen = (part["coverage"].to_numpy() >= max(settings.min_coverage, LEAST) for part in (table, below))
     if min(covered.sum(), seen.sum()) >= FEW:
         known = evidence.describe(np.concatenate([moved[covered], phantoms[seen]]), moved, raster, photo)
-        said = np.full(len(shapes), np.nan) if said is None else said
-        told = covered & ~np.isnan(said)
-        scores, null_scores = evidence.score(known[: covered.sum()], known[covered.sum() :], said[covered])
-        table.loc[covered, "probability"] = TwoGroups.fit(scores, null_scores, shifted=False)(scores)
-        table.loc[told, "probability"] = np.clip(said[told], 0.001, 0.999)  # a phantom counts a little at least
-        # what came later did so on other ground than what stood: phantoms near the former tell more
-        later = 1 - table["probability"].to_numpy()[origin[seen]]
-        groups = TwoGroups.fit(scores, null_scores, np.where(covered[origin[seen]], later, 1.0))
-        table.loc[covered, "probability"] = corrected(groups(scores), said[covered])
+        fold = blocks(shapely.get_coordinates(shapely.centroid(moved))) % FOLDS
+        footprints = _evidence(known[: covered.sum()], moved[covered], fold[covered])
+        null = _evidence(known[covered.sum() :], phantoms[seen], fold[origin[seen]])
+        layer = fit_last_layer(footprints, null, None, None if said is None else said[covered], trust=BY_PHOTO)
+        table.loc[covered, "probability"] = layer.probability
     return table
+
+
+def _evidence(table: NDArray[np.float64], shapes: NDArray[Any], fold: NDArray[np.int64]) -> Evidence:
+    return Evidence(table, np.zeros((len(table), 0)), shapely.get_coordinates(shapely.centroid(shapes)), fold)
 
 
 def _reason(verdict: str, probability: float, coverage: float) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.special import expit, logit
@@ -53,7 +54,7 @@ LINES = 3
 """Directions in which the lines of the mixture differ."""
 FLOOR = 0.002
 """No probability is nearer to 0 or 1 than this: a finite sample proves no certainty."""
-CAUTION = 0.7
+CAUTION = 0.5
 """How many standard deviations of its logit a probability is moved towards even odds, once it is far from these."""
 NINE_IN_TEN = 1.645
 """Standard deviations to either side."""
@@ -221,9 +222,9 @@ class LastLayer:
 
         """
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 return cls(*(content[name].astype(np.float64) for name in ("prior", "directions", "said", "shares")))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise VerificationError(f"{path}: cannot be read ({error}); run verify again") from error
 
     def _answered(self, probability: Floats) -> Floats:

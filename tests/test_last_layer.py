@@ -1,4 +1,4 @@
-"""The last layer: probabilities mean what they say, clicks teach the likes of what was judged, nothing hangs on chance."""
+"""The last layer: probabilities mean what they say, clicks teach what is alike, nothing hangs on chance."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_fitting_twice_gives_the_same():
 
 def test_too_few_are_told():
     _, footprints, phantoms = town(0.6, count=FEW - 1)
-    with pytest.raises(VerificationError, match="29 footprints and 29 phantoms are too few .* 30 of each"):
+    with pytest.raises(VerificationError, match=r"29 footprints and 29 phantoms are too few .* 30 of each"):
         fit_last_layer(footprints, phantoms, None, trust=BY_NETWORK)
 
 

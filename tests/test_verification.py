@@ -33,7 +33,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from historymap_lib import annotations, artifacts, first_look
-from historymap_lib.alignment import moved
 from historymap_lib.annotations import Annotation
 from historymap_lib.errors import AnnotationsError, FootprintsError, PhotoError, VerificationError
 from historymap_lib.outline_evidence import OutlineEvidence, trained_file
@@ -260,25 +259,28 @@ def test_verdicts_are_out_of_date_when_the_network_has_looked_again(few):
 
 def test_a_town_that_the_network_has_looked_at_is_told_apart_by_its_probabilities(tmp_path):
     """What it says is timid and biased; phantoms tell what it means, and the pixels do not."""
-    case = load(make_case(tmp_path))
-    shapes = np.array(list(lattice().values()), dtype=object)
-    ids, count, rng = np.array([f"way/{number}" for number in lattice()]), len(shapes), np.random.default_rng(4)
-    there, shift = stood(ids), rng.normal(0, 1, (count, 2))
-    noise, embedding = rng.normal(0, 0.7, (2, count)), rng.normal(0, 1, (2, count, 4)).astype(np.float32)
-    houses = looks_of(shapes, np.where(there, -1.0, -5.0) + noise[0], embedding[0])
-    ground = looks_of(moved(shapes, np.full((count, 2), 9.8)), -5.0 + noise[1], embedding[1])
+    plots = np.array(list(lattice().values()), dtype=object)
+    rng = np.random.default_rng(4)
+    built = np.sort(rng.permutation(len(plots))[:110])  # the other plots are bare, and lie as these do
+    case = load(make_case(tmp_path, {int(number) + 1: plots[number] for number in built}))
+    ids = np.array([f"way/{number + 1}" for number in built])
+    there, shift = stood(ids), rng.normal(0, 1, (len(ids), 2))
+    houses = looks_of(plots[built], np.where(there, -1.0, -5.0) + rng.normal(0, 0.7, len(ids)))
+    bare = np.delete(plots, built)
+    ground = looks_of(bare, -5.0 + rng.normal(0, 0.7, len(bare)))
     nothing = houses.take(np.arange(0))
-    OutlineEvidence(ids, shift, np.arange(count) % 2, houses, ground, nothing).write(trained_file(case))
+    OutlineEvidence(ids, shift, np.arange(len(ids)) % 2, houses, ground, nothing).write(trained_file(case))
     write_photo(tmp_path / "photo.tif", photo_of({}))  # bare ground, which says nothing
     write_probability(case, np.full((SIZE, SIZE), 100, np.uint8))
-    annotations.save(case.paths.annotations, [Annotation(osm_id=2, existed=True)])
+    later = int(built[~there][0]) + 1
+    annotations.save(case.paths.annotations, [Annotation(osm_id=later, existed=True)])
     verify(case, picture=False)
     frame = gpd.read_file(case.paths.verified.with_suffix(".gpkg")).set_index("building_id").loc[ids]
-    assert roc_auc_score(there, frame["probability"]) > 0.97
+    assert roc_auc_score(there, frame["probability"]) > 0.9
     told = frame[frame["verdict"].isin(["existed", "not_existed"]) & ~frame["annotated"]]
-    assert len(told) > 0.6 * count
-    assert (told["existed"].astype(bool) == stood(told.index)).mean() > 0.97
-    assert frame.loc["way/2", "existed"]
+    assert len(told) > 0.2 * len(ids)
+    assert (told["existed"].astype(bool) == stood(told.index)).mean() > 0.9
+    assert frame.loc[f"way/{later}", "existed"]
     assert frame[["shift_east", "shift_north"]].to_numpy() == pytest.approx(shift, abs=1e-4)
 
 

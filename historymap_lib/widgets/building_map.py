@@ -156,7 +156,9 @@ class BuildingMap(Map):
         if not rows:
             return []
         inside = self._session.buildings.within(view)
-        return [row for row in inside[passing[inside]].tolist() if row in rows]
+        inside = inside[passing[inside]]
+        found: list[int] = inside[np.isin(inside, list(rows))].tolist()
+        return found
 
     def _draw_view(self, view: VIEW, passing: np.ndarray) -> None:
         rows = self._session.buildings.within(view)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from historymap_lib.outline_evidence import Looks, OutlineEvidence
 
 BLOCK = 120.0
-"""Metres: the parts of a town that a last layer is learned on and used on in turn, where nothing else has dealt them."""
+"""Metres: the parts of a town that a last layer learns on and is used on in turn, where nothing else has dealt them."""
 NUMBERS = (
     "shift_east", "shift_north", "fit", "misfit", "probability_under", "contrast", "shadow", "darkness", "texture",
 )  # fmt: skip
@@ -124,7 +124,8 @@ def _folds(seen: OutlineEvidence) -> NDArray[np.int64]:
 
 def _evidence(looks: Looks, described: NDArray[Any], fold: NDArray[np.int64]) -> Evidence:
     place = shapely.get_coordinates(shapely.centroid(looks.shapes)).reshape(-1, 2)
-    return Evidence(np.concatenate([looks.logits, described], axis=1), looks.embedding, place, fold)
+    table = np.concatenate([looks.logits, described], axis=1, dtype=np.float64)
+    return Evidence(table, looks.embedding.astype(np.float64), place, fold)
 
 
 def _misfit(groups: list[Looks]) -> NDArray[np.float64]:
@@ -140,7 +141,8 @@ def _misfit(groups: list[Looks]) -> NDArray[np.float64]:
     both = scaler.transform(np.concatenate([phantoms.embedding, misfits.embedding]))
     model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=300).fit(both, label)
     likely: NDArray[np.float64] = model.predict_proba(scaler.transform(footprints.embedding))[:, 1]
-    return likely * (1 - expit(footprints.logits[:, -1].astype(np.float64)))
+    unfit: NDArray[np.float64] = likely * expit(-footprints.logits[:, -1].astype(np.float64))
+    return unfit
 
 
 def _contrast(described: list[NDArray[Any]]) -> NDArray[np.float64]:
@@ -160,7 +162,7 @@ def _shadow(described: list[NDArray[Any]]) -> NDArray[np.float64]:
     """
     if described[0].shape[1] <= OUTWARD[-1][-1] or len(described[1]) < FEW:
         return np.full(len(described[0]), np.nan)
-    footprints, phantoms = (sum(one[:, list(pair)] for pair in OUTWARD) for one in described[:2])
+    footprints, phantoms = (np.sum([one[:, pair] for pair in OUTWARD], axis=0) for one in described[:2])
     light = footprints.mean(axis=0) - phantoms.mean(axis=0)
     light /= max(float(np.hypot(*light)), 1e-9)
     usual = phantoms @ light

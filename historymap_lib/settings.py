@@ -291,7 +291,7 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     patience: Count = 40  # epochs without a better validation IoU before stopping
     rounds: Annotated[int, Field(ge=1, le=3)] = 1  # after a round, labels that the model denies are left out
-    outline_steps: Annotated[int, Field(ge=0)] = 300  # of the footprint network, a member and round; 0 leaves it as shipped
+    outline_steps: Annotated[int, Field(ge=0)] = 300  # of the footprint network, a member and round; 0: as shipped
     outline_rounds: Annotated[int, Field(ge=1, le=5)] = 2  # after a round, each footprint counts as what it seems to be
     seed: int = 1937
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+import shapely
 from shapely import box
 
 from historymap_lib import alignment, artifacts, evidence, first_look, zonal
 from historymap_lib.annotation_store import settled
 from historymap_lib.building_evidence import NUMBERS, gather
-from historymap_lib.calibration import FEW, TwoGroups, corrected
 from historymap_lib.errors import PhotoError, SourceError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
 from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
-from historymap_lib.last_layer import fit_last_layer
+from historymap_lib.last_layer import BY_NETWORK, BY_PHOTO, FEW, Evidence, fit_last_layer
 from historymap_lib.live_verdicts import CaseLayer, layer_file
+from historymap_lib.mixture import blocks
 from historymap_lib.offsets import known_offsets
 from historymap_lib.outline_evidence import OutlineEvidence, trained_file
 from historymap_lib.phantoms import make_phantoms
@@ -49,10 +50,10 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
     from historymap_lib.settings import Verification
 
+FOLDS = 3
+"""The town is parted into so many; what is learned on the others is used on each."""
 LEAST = 0.01
 """Share of a footprint that must have data for anything to be said of it."""
-MISSED = 0.0
-"""As much of what stood is taken to look as if nothing did, as of what did not stand looks as if it did."""
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
 CODE = tuple(
     f"historymap_lib.{name}"
@@ -62,7 +63,6 @@ CODE = tuple(
             "alignment",
             "annotations",
             "annotation_store",
-            "calibration",
             "evidence",
             *("building_evidence", "first_look", "last_layer", "live_verdicts", "mixture", "outline_evidence"),
             "footprints",
@@ -108,7 +108,8 @@ def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Ve
         raise VerificationError(f"{told_by}: {what if quick else 'there are no probabilities; run predict first'}")
     judged = settled(project)
     # hashed before they are read: what is clicked meanwhile makes these verdicts out of date
-    sources = [told_by, source_file(project), paths.annotations, paths.offsets, *([] if quick else [trained_file(project)])]
+    sources = [told_by, source_file(project), paths.annotations, paths.offsets]
+    sources += [] if quick else [trained_file(project)]
     with suppress(PhotoError):
         sources += photo_files(project)
     inputs = artifacts.fingerprints(sources)
@@ -165,7 +166,8 @@ def _judged(
             f"{file}: the network has not looked at {missing:,} of the {len(frame):,} buildings, since the footprints "
             f"have changed; run {'verify --quick --force' if quick else 'predict'} again"
         )
-    table, layer = weigh(frame, seen, judged, project.verification, None if quick else paths.probability, photo)
+    raster = None if quick else paths.probability
+    table, layer = weigh(frame, seen, judged, project.verification, raster, photo=photo)
     return decide(frame, table, judged, project.verification).assign(model=model), layer
 
 
@@ -175,6 +177,7 @@ def weigh(
     judged: dict[str, Annotation],
     settings: Verification,
     raster: Path | None,
+    *,
     photo: Photo | None = None,
 ) -> tuple[pd.DataFrame, CaseLayer | None]:
     """Return `probability`, `coverage`, `overlap` and `building_evidence.NUMBERS` of each building; nan without data.
@@ -192,14 +195,12 @@ def weigh(
 
     """
     ids = frame["building_id"].tolist()
-    known = gather(
-        ids, seen, max(settings.min_coverage, LEAST), raster=raster, photo=photo, reach=settings.max_offset
-    )
+    known = gather(ids, seen, max(settings.min_coverage, LEAST), raster=raster, photo=photo, reach=settings.max_offset)
     table = known.table.assign(probability=known.table["fit"])
     kept = None
     if min(len(known.footprints), len(known.phantoms)) >= FEW:
         said = _said_of(frame["building_id"], judged)[known.rows]
-        layer = fit_last_layer(known.footprints, known.phantoms, known.misfits, said, missed=MISSED)
+        layer = fit_last_layer(known.footprints, known.phantoms, known.misfits, said, trust=BY_NETWORK)
         kept = CaseLayer.of(np.array(ids, np.str_)[known.rows], layer)
         table.loc[known.rows, "probability"] = kept.layer.probability
     return table, kept
@@ -208,8 +209,7 @@ def weigh(
 def _said_of(building_id: pd.Series, judged: dict[str, Annotation]) -> NDArray[np.float64]:
     """Return what people say of each building: 1 it existed, 0 it did not, nan nothing."""
     known = {key: float(one.existed) for key, one in judged.items() if one.existed is not None}
-    said: NDArray[np.float64] = building_id.map(known).to_numpy(np.float64)
-    return said
+    return np.asarray(building_id.map(known), np.float64)
 
 
 def judge(
@@ -245,8 +245,8 @@ def decide(
 
     Args:
         frame: the footprints.
-        table: of each, in the same order, `probability`, `coverage` and `overlap` (float, 0 to 1, nan without data), and
-            `building_evidence.NUMBERS` as far as they are known.
+        table: of each, in the same order, `probability`, `coverage` and `overlap` (float, 0 to 1, nan without data),
+            and `building_evidence.NUMBERS` as far as they are known.
         judged: annotations by building id.
         settings: thresholds.
 
@@ -281,7 +281,7 @@ def score(
 ) -> pd.DataFrame:
     """Return `mean`, `overlap`, `coverage` and the calibrated `probability` of each shape; nan without data.
 
-    With too few buildings to calibrate (see `calibration.FEW`) the mean stands as it is. `said` is what people say of
+    With too few buildings to learn from (see `last_layer.FEW`) the mean stands as it is. `said` is what people say of
     each: 1 it existed, 0 it did not, nan nothing.
     """
     offsets = alignment.estimate(raster, shapes, settings.max_offset)
@@ -289,21 +289,21 @@ def score(
         phantoms, origin = make_phantoms(shapes, box(*dataset.bounds))
     moved, phantoms = offsets.move(shapes), offsets.move(phantoms)
     table = zonal.footprint_statistics(raster, moved)
-    null = zonal.footprint_statistics(raster, phantoms)
+    below = zonal.footprint_statistics(raster, phantoms)
     table["probability"] = table["mean"]
-    covered, seen = (part["coverage"].to_numpy() >= max(settings.min_coverage, LEAST) for part in (table, null))
+    covered, seen = (part["coverage"].to_numpy() >= max(settings.min_coverage, LEAST) for part in (table, below))
     if min(covered.sum(), seen.sum()) >= FEW:
         known = evidence.describe(np.concatenate([moved[covered], phantoms[seen]]), moved, raster, photo)
-        said = np.full(len(shapes), np.nan) if said is None else said
-        told = covered & ~np.isnan(said)
-        scores, null_scores = evidence.score(known[: covered.sum()], known[covered.sum() :], said[covered])
-        table.loc[covered, "probability"] = TwoGroups.fit(scores, null_scores, shifted=False)(scores)
-        table.loc[told, "probability"] = np.clip(said[told], 0.001, 0.999)  # a phantom counts a little at least
-        # what came later did so on other ground than what stood: phantoms near the former tell more
-        later = 1 - table["probability"].to_numpy()[origin[seen]]
-        groups = TwoGroups.fit(scores, null_scores, np.where(covered[origin[seen]], later, 1.0))
-        table.loc[covered, "probability"] = corrected(groups(scores), said[covered])
+        fold = blocks(shapely.get_coordinates(shapely.centroid(moved))) % FOLDS
+        footprints = _evidence(known[: covered.sum()], moved[covered], fold[covered])
+        null = _evidence(known[covered.sum() :], phantoms[seen], fold[origin[seen]])
+        layer = fit_last_layer(footprints, null, None, None if said is None else said[covered], trust=BY_PHOTO)
+        table.loc[covered, "probability"] = layer.probability
     return table
+
+
+def _evidence(table: NDArray[np.float64], shapes: NDArray[Any], fold: NDArray[np.int64]) -> Evidence:
+    return Evidence(table, np.zeros((len(table), 0)), shapely.get_coordinates(shapely.centroid(shapes)), fold)
 
 
 def _said(annotation: Annotation) -> str:

@@ -52,7 +52,10 @@ def save_model(
     metrics: dict[str, Any],
     outlines: list[dict[str, torch.Tensor]] | None = None,
 ) -> None:
-    """Write a model; `states` are the weights of its members, one a fold, or one alone, `outlines` those of outlines."""
+    """Write a model.
+
+    `states` are the weights of its members, one a fold, or one alone, `outlines` those of its footprint networks.
+    """
     content = {
         "format": FORMAT,
         "states": states,

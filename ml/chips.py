@@ -37,8 +37,8 @@ NEAR = 16
 """Parts of a pixel in which distances are stored; they are cut off at about 8 pixels."""
 BLOCK = 1024
 """Pixels of the photo: outlines whose centres lie in one such block are cut at once."""
-EDGES = 40_000
-"""About how many distances between pixels and edges fit the processor's cache, and so are measured at once."""
+EDGES = 625
+"""Edges that the pixels of their crops are measured from at once: with more the processor's cache is too small."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,10 @@ def signed_distances(shapes: NDArray[Any], frames: NDArray[np.float64]) -> NDArr
     order = np.argsort(count, kind="stable")
     at = 0
     while at < len(order):
-        most = int(count[order[min(at + 8, len(order) - 1)]])
-        some = order[at : at + max(1, EDGES // (CROP * max(most, 1)))]
-        most = int(count[some].max())
+        # the last has most edges, and all are filled up to as many
+        filled = count[order[at : at + EDGES]] * np.arange(1, min(EDGES, len(order) - at) + 1)
+        some = order[at : at + max(1, int(np.searchsorted(filled, EDGES, side="right")))]
+        most = int(count[some[-1]])
         # shorter lists of edges are filled up with their first edge, which changes no distance, but is not counted
         index = start[some][:, None] + np.where(np.arange(most) < count[some][:, None], np.arange(most), 0)
         real = torch.from_numpy(np.arange(most) < count[some][:, None])
@@ -205,7 +206,8 @@ def _halved(level: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return grey values and their weights with squares of 2 x 2 averaged."""
     _, height, width = level.shape
     level = np.pad(level, ((0, 0), (0, height % 2), (0, width % 2)))
-    return level.reshape(2, -1, 2, level.shape[2] // 2, 2).mean(axis=(2, 4))
+    halved: NDArray[np.float32] = level.reshape(2, -1, 2, level.shape[2] // 2, 2).mean(axis=(2, 4))
+    return halved
 
 
 def _sample(

@@ -1,8 +1,8 @@
 """The footprint network: does the photo show a building that fits this outline, and if so, how far off does it lie?
 
-It sees a crop of the photo in the frame of an outline (`chips`) and the signed distance to that outline: three levels of
-two convolutions, pooled over the crop and over its middle. These means are the *embedding*, from which one layer makes
-the logit of "a building fits" and another tells where that building lies.
+It sees a crop of the photo in the frame of an outline (`chips`) and the signed distance to that outline: three levels
+of two convolutions, pooled over the crop and over its middle. These means are the *embedding*, from which one layer
+makes the logit of "a building fits" and another tells where that building lies.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class FootprintNetwork(nn.Module):
         self.shift = nn.Linear(2 * widths[-1], 3)
 
     def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return logit, embedding and shift."""
         x = self.fold(crops)
         for index, level in enumerate(self.levels):
             x = level(functional.max_pool2d(x, 2) if index else x)
@@ -182,7 +183,7 @@ def as_another_film(grey: torch.Tensor, how: Augmentation, source: torch.Generat
     count = len(grey)
     cut = uniform(2)
     parts = []
-    for part in grey.split(max(1, math.ceil(count / 4))):  # each quarter of a batch is blurred in its own way
+    for part in torch.split(grey, max(1, math.ceil(count / 4))):  # each quarter of a batch is blurred in its own way
         strength = float(uniform(1))
         parts.append(_blurred(part, how.blur * strength) if strength > 0.25 else part)  # noqa: PLR2004 - as sharp as it is
     grey = torch.cat(parts)

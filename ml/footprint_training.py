@@ -7,7 +7,7 @@ where it lies off the outline from those alone whose true place is known (painte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,7 +90,7 @@ class Plan:
     learning_rate: float = 5e-4
     weight_decay: float = 1e-2
     shares: tuple[float, float, float] = (0.55, 0.33, 0.12)
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
     learn_shift: bool = False
     seed: int = 0
 
@@ -128,7 +128,7 @@ def fit(
         if plan.learn_shift:
             loss = loss + SHIFT_SHARE * _shift_loss(shift, crops.shift, (batch.placed * batch.label).float())
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
         if step is not None:

@@ -1,7 +1,7 @@
 """Footprint networks look at a case: its footprints, phantoms and misfits, where the photo shows their places.
 
-The map lies a metre or two off the photo even where it has been aligned by its edges. So the network that comes with the
-package first says where it sees the building of each footprint; what neighbours agree on (`alignment.from_shifts`)
+The map lies a metre or two off the photo even where it has been aligned by its edges. So the network that comes with
+the package first says where it sees the building of each footprint; what neighbours agree on (`alignment.from_shifts`)
 moves them, and phantoms and misfits are made from there.
 """
 
@@ -81,7 +81,9 @@ class Case:
         return alignment.from_shifts(_centres(shapes), shift, expit(logit)).move(shapes)
 
 
-def look_at(case: Case, networks: Sequence[FootprintNetwork], members: Sequence[FootprintNetwork], folds: Folds | None) -> OutlineEvidence:
+def look_at(
+    case: Case, networks: Sequence[FootprintNetwork], members: Sequence[FootprintNetwork], folds: Folds | None
+) -> OutlineEvidence:
     """Return what is seen of a case.
 
     Args:
@@ -115,7 +117,11 @@ def fold_of(case: Case, host: NDArray[Any], folds: Folds | None) -> NDArray[np.i
 
 
 def _look(
-    chips: Chips, networks: Sequence[FootprintNetwork], members: Sequence[FootprintNetwork], fold: NDArray[Any], bar: Bar
+    chips: Chips,
+    networks: Sequence[FootprintNetwork],
+    members: Sequence[FootprintNetwork],
+    fold: NDArray[Any],
+    bar: Bar,
 ) -> tuple[NDArray[Any], ...]:
     """Return logits (n x networks), embedding (n x numbers), coverage (n) and tone (n x 2) of some chips."""
     answers = [ask(network, chips)[:2] for network in networks]
@@ -131,7 +137,11 @@ def _look(
 
 
 def _joined(
-    shapes: NDArray[Any], host: NDArray[np.int64], parts: list[NDArray[Any]], seen: list[tuple[NDArray[Any], ...]], networks: int
+    shapes: NDArray[Any],
+    host: NDArray[np.int64],
+    parts: list[NDArray[Any]],
+    seen: list[tuple[NDArray[Any], ...]],
+    networks: int,
 ) -> Looks:
     """Return what was seen of the parts of a group, in the order of the group."""
     if not parts:
@@ -139,8 +149,10 @@ def _joined(
         logits, embedding, tone = (np.zeros((0, width), np.float32) for width in (networks, EMBEDDING, 2))
         return Looks(shapes, logits, embedding, empty, tone, host)
     back = np.argsort(np.concatenate(parts), kind="stable")
-    columns = [np.concatenate(values)[back].astype(np.float32) for values in zip(*seen, strict=True)]
-    return Looks(shapes, *columns, host)
+    logits, embedding, coverage, tone = (
+        np.concatenate(values)[back].astype(np.float32) for values in zip(*seen, strict=True)
+    )
+    return Looks(shapes, logits, embedding, coverage, tone, host)
 
 
 def _parts(shapes: NDArray[Any]) -> list[NDArray[np.int64]]:

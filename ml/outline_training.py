@@ -1,9 +1,9 @@
 """Fine-tune the footprint network on a case: its own footprints against its own phantoms and misfits.
 
 Nobody has said which footprints the photo shows. So each counts as what it probably is, by the two-group model of
-`historymap_lib.calibration` on what the network says of it so far (expectation-maximisation), unless a person has judged
-it. A member for each fold learns from all others and is the only one that judges its own: otherwise a footprint that
-came later would be taken to have stood since the member learned so. Misfits are right for certain only where the
+`historymap_lib.calibration` on what the network says of it so far (expectation-maximisation), unless a person has
+judged it. A member for each fold learns from all others and is the only one that judges its own: otherwise a footprint
+that came later would be taken to have stood since the member learned so. Misfits are right for certain only where the
 footprint underneath stood, and so are drawn as often as that is likely.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from historymap_lib.annotation_store import settled
 from historymap_lib.calibration import FEW, TwoGroups
@@ -20,15 +19,16 @@ from historymap_lib.imagery import open_photo
 from historymap_lib.progress import Bar
 from ml import runtime
 from ml.checkpoint import footprint_network
-from ml.chips import Chips
 from ml.footprint_training import FOOTPRINT, MISFIT, PHANTOM, Examples, Plan, ask, fit
 from ml.looks import Case, fold_of
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from historymap_lib.project import Project
     from historymap_lib.tiles import Folds
+    from ml.chips import Chips
     from ml.footprint_network import FootprintNetwork
 
     State = dict[str, torch.Tensor]

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ml.footprint_network import Augmentation, as_another_film
 from ml.footprint_training import rate_at
-from ml.model import MID, SPREAD
+from ml.model import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,8 +45,8 @@ def fit_unet(
     network.train()
     for number in range(steps):
         photo, mask, known = _batch(towns, batch_size, np.random.default_rng([seed, number]), device)
-        grey = as_another_film(photo, Augmentation(blur=1.2), source)
-        logits = network((((grey / 255 - MID) / SPREAD) * known)[:, None])[:, 0]
+        grey = as_another_film(photo, Augmentation(blur=1.2), source) * known
+        logits = network(normalise(grey)[:, None])[:, 0]
         losses = functional.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none")
         loss = (losses * known).sum() / known.sum().clamp_min(1)
         optimiser.zero_grad(set_to_none=True)
@@ -74,9 +74,11 @@ def _batch(
         row, column = (rng.uniform(min(reach, side / 2), max(side - reach, side / 2)) for side in (height, width))
         top, left = max(0, int(row - reach)), max(0, int(column - reach))
         part = np.s_[top : int(row + reach) + 1, left : int(column + reach) + 1]
-        values = torch.from_numpy(np.stack([photo[part], photo[part] > 0, mask[part]]).astype(np.float32)).to(device)
+        seen = photo[part] > 0
+        values = torch.from_numpy(np.stack([photo[part], seen, mask[part] * seen]).astype(np.float32)).to(device)
         mirror = 1 if rng.random() < 0.5 else -1  # noqa: PLR2004 - one in two
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag([zoom * mirror, zoom])
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turn = turn @ np.diag([zoom * mirror, zoom])
         scale = np.array([CROP / values.shape[2], CROP / values.shape[1]])
         middle = np.array([(column - left) / values.shape[2], (row - top) / values.shape[1]]) * 2 - 1
         matrix = np.concatenate([turn * scale[:, None], middle[:, None]], axis=1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import sys
 from contextlib import suppress
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER = 2**31 - 1
 
@@ -48,7 +50,7 @@ def is_half(wanted: str, where: torch.device) -> bool:
     return where.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - there is no public way to ask
 
 
-def place(network: nn.Module, where: torch.device) -> nn.Module:
+def place(network: Network, where: torch.device) -> Network:
     """Return the network on a device, its weights laid out as convolutions like them best (channels last)."""
-    placed: nn.Module = network.to(where)
-    return placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    placed: Network = network.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed

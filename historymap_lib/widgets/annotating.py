@@ -75,7 +75,7 @@ class Session:
         self.listeners: list[Callable[[], None]] = []
         self.selected: int | None = None
         self.changed: set[int] = set()
-        self.order = "teaches" if live is not None and "teaches" in ORDERS else "spread"
+        self.order = "teaches" if live is not None else "spread"
         self.filter, self.threshold = Filter(), 0.0
         self.view: VIEW | None = None
         self.only: NDArray[np.bool_] | None = None

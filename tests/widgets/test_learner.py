@@ -16,7 +16,7 @@ from historymap_lib.annotation_store import AnnotationStore, Judgement
 from historymap_lib.live_verdicts import LiveVerdicts
 from historymap_lib.project import load
 from historymap_lib.verification import verify
-from historymap_lib.widgets.annotating import Session
+from historymap_lib.widgets.annotating import ORDERS, Session
 from historymap_lib.widgets.annotation_map import AnnotationMap
 from historymap_lib.widgets.building_map import EMPTY, MANY, NOTHING, BuildingMap
 from historymap_lib.widgets.building_views import BuildingViews
@@ -160,7 +160,7 @@ def test_the_queue_learns_but_what_is_looked_at_and_what_comes_next_stays(sessio
     assert not set(session.queue(999)) & set(rows_of(session, [FIRST, SECOND]))
 
 
-@pytest.mark.parametrize("order", ["spread", "uncertain", "view", "random", "disagreement", "others"])
+@pytest.mark.parametrize("order", ORDERS)
 def test_every_order_still_asks_for_each_building_once(session, order):
     session.ask(order)
     before = sorted(session.queue(999))

@@ -27,6 +27,7 @@ from historymap_lib.figures import draw_histogram, draw_verdicts
 from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
 from historymap_lib.last_layer import BY_NETWORK, BY_PHOTO, FEW, Evidence, fit_last_layer
+from historymap_lib.live_verdicts import CaseLayer, layer_file
 from historymap_lib.mixture import blocks
 from historymap_lib.offsets import known_offsets
 from historymap_lib.outline_evidence import OutlineEvidence, trained_file
@@ -63,7 +64,7 @@ CODE = tuple(
             "annotations",
             "annotation_store",
             "evidence",
-            *("building_evidence", "first_look", "last_layer", "mixture", "outline_evidence"),
+            *("building_evidence", "first_look", "last_layer", "live_verdicts", "mixture", "outline_evidence"),
             "footprints",
             "footprints_osm",
         ),
@@ -116,7 +117,7 @@ def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Ve
         area = photo.grid.polygon if quick and photo is not None else _area(told_by, project)
         found = load_footprints(project, area)
         print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
-        frame = _judged(project, found.frame, judged, photo, quick=quick)
+        frame, layer = _judged(project, found.frame, judged, photo, quick=quick)
         frame["photo"] = project.photo_name()
         counts = _count(frame, found)
         metadata = {
@@ -128,7 +129,7 @@ def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Ve
             "settings": project.settings("verification"),
             "annotations_without_building": sorted(set(judged) - set(frame["building_id"])),
         }
-        _write(frame[COLUMNS], metadata, paths.verified)
+        _write(frame[COLUMNS], metadata, paths.verified, layer, layer_file(project))
         settings = project.settings("area", "photo", "footprints", "tiles", "verification")
         artifacts.write_manifest(
             paths.verified,
@@ -150,14 +151,14 @@ def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Ve
 
 def _judged(
     project: Project, frame: gpd.GeoDataFrame, judged: dict[str, Annotation], photo: Photo | None, *, quick: bool
-) -> gpd.GeoDataFrame:
-    """Return the buildings with their verdicts, and the model that made them."""
+) -> tuple[gpd.GeoDataFrame, CaseLayer | None]:
+    """Return the buildings with their verdicts and the model that made them, and the last layer if there is one."""
     paths = project.paths
     file = first_look.file(project) if quick else trained_file(project)
     model = first_look.NAME if quick else _model_of(paths.probability, paths.model)
     if not quick and not file.exists():  # predicted by a version that had no footprint network
         found = judge(frame, paths.probability, judged, project.verification, photo, offsets=known_offsets(project))
-        return found.assign(model=model)
+        return found.assign(model=model), None
     seen = OutlineEvidence.read(file)
     missing = int((seen.of(frame["building_id"].tolist()) < 0).sum())
     if missing:
@@ -166,8 +167,8 @@ def _judged(
             f"have changed; run {'verify --quick --force' if quick else 'predict'} again"
         )
     raster = None if quick else paths.probability
-    table = weigh(frame, seen, judged, project.verification, raster, photo=photo)
-    return decide(frame, table, judged, project.verification).assign(model=model)
+    table, layer = weigh(frame, seen, judged, project.verification, raster, photo=photo)
+    return decide(frame, table, judged, project.verification).assign(model=model), layer
 
 
 def weigh(
@@ -178,10 +179,11 @@ def weigh(
     raster: Path | None,
     *,
     photo: Photo | None = None,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, CaseLayer | None]:
     """Return `probability`, `coverage`, `overlap` and `building_evidence.NUMBERS` of each building; nan without data.
 
-    With too few buildings to calibrate (`last_layer.FEW`) what the network says stands as it is.
+    The last layer, which the probabilities come from, is returned too. With too few buildings to calibrate
+    (`last_layer.FEW`) there is none, and what the network says stands as it is.
 
     Args:
         frame: the footprints, as `footprints.load` gives them.
@@ -195,11 +197,13 @@ def weigh(
     ids = frame["building_id"].tolist()
     known = gather(ids, seen, max(settings.min_coverage, LEAST), raster=raster, photo=photo, reach=settings.max_offset)
     table = known.table.assign(probability=known.table["fit"])
+    kept = None
     if min(len(known.footprints), len(known.phantoms)) >= FEW:
         said = _said_of(frame["building_id"], judged)[known.rows]
         layer = fit_last_layer(known.footprints, known.phantoms, known.misfits, said, trust=BY_NETWORK)
-        table.loc[known.rows, "probability"] = layer.probability
-    return table
+        kept = CaseLayer.of(np.array(ids, np.str_)[known.rows], layer)
+        table.loc[known.rows, "probability"] = kept.layer.probability
+    return table, kept
 
 
 def _said_of(building_id: pd.Series, judged: dict[str, Annotation]) -> NDArray[np.float64]:
@@ -352,8 +356,13 @@ def _photo(project: Project, *, needed: bool) -> Iterator[Photo | None]:
         yield photo
 
 
-def _write(frame: gpd.GeoDataFrame, metadata: dict[str, Any], path: Path) -> None:
-    """Write GeoJSON with its metadata, and a GeoPackage beside it; that by way of memory, so a full disk is told."""
+def _write(
+    frame: gpd.GeoDataFrame, metadata: dict[str, Any], path: Path, layer: CaseLayer | None, beside: Path
+) -> None:
+    """Write GeoJSON with its metadata, and a GeoPackage beside it; that by way of memory, so a full disk is told.
+
+    The last layer is there (`beside`) before the GeoJSON that it belongs to, and of use only once that is there.
+    """
     table = BytesIO()
     plain = frame.assign(existed=frame["existed"].astype("boolean"))
     plain.to_file(table, driver="GPKG", layer="buildings", engine="pyogrio")
@@ -361,4 +370,9 @@ def _write(frame: gpd.GeoDataFrame, metadata: dict[str, Any], path: Path) -> Non
         partial.write_bytes(table.getbuffer())
     content = json.loads(frame.to_crs("EPSG:4326").to_json(drop_id=True))
     content["metadata"] = metadata
-    artifacts.write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+    with artifacts.replacing(path) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        if layer is None:
+            beside.unlink(missing_ok=True)
+        else:
+            layer.write(beside, partial)

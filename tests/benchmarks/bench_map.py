@@ -35,6 +35,7 @@ from workbench_fixtures import Lab, browser_at, chromium_path, serving  # noqa: 
 
 from historymap_lib import artifacts, display, verification  # noqa: E402
 from historymap_lib.annotation_store import AnnotationStore, Judgement  # noqa: E402
+from historymap_lib.live_verdicts import layer_file  # noqa: E402
 from historymap_lib.project import load  # noqa: E402
 from historymap_lib.settings import Verification  # noqa: E402
 
@@ -79,7 +80,7 @@ def make(folder: Path, count: int, size: int) -> Path:
         AnnotationStore.of(case).save(*judgements)
         path = case.paths.verified
         path.parent.mkdir(parents=True, exist_ok=True)
-        verification._write(frame[verification.COLUMNS], {}, path)
+        verification._write(frame[verification.COLUMNS], {}, path, None, layer_file(case))
         counts = {name: int((frame["verdict"] == name).sum()) for name in verification.VERDICTS}
         artifacts.write_manifest(path, step="verify", inputs={}, settings={}, parameters={}, code=[], counts=counts)
     display.make(load(file), "photo")

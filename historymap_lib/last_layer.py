@@ -46,6 +46,8 @@ PENALTY = 10.0
 """Ridge on each standardised number: many of them say nearly the same."""
 MISFITS = 0.0, 0.25
 """Shares of misfits in the null that are tried: of what came later, so much may stand where an old house stood."""
+MISFIT = 0.25
+"""Share of misfits in what footprints are told from: a roof under an outline is not enough, it has to fit."""
 COMPONENTS = 32
 """Principal components of evidence and embedding that clicks can move."""
 REACH = 1.0
@@ -316,25 +318,26 @@ def _standardised(tables: list[Floats]) -> list[Floats]:
 
 
 def _scores(tables: list[Floats], folds: list[Indices], places: list[Floats]) -> list[Floats]:
-    """Return the scores of each group, learned on other folds from footprints and phantoms, the first two groups.
+    """Return the scores of each group, learned on other folds from footprints against all others.
 
     Where the number to start from is the same for all, nobody knows which way a building lies, and so are the scores.
     """
     if max(float(np.abs(table[:, 0]).max()) for table in tables) == 0:
         return [table[:, 0] for table in tables]
     groups = [np.concatenate([np.ones((len(table), 1)), table], axis=1) for table in tables]
-    count = len(groups[0])
-    both = np.concatenate(groups[:2])
-    fold = np.concatenate(folds[:2])
-    names = np.unique(np.concatenate(folds))
+    count, nothing = len(groups[0]), [len(group) for group in groups[1:]]
+    both, fold = np.concatenate(groups), np.concatenate(folds)
+    names = np.unique(fold)
+    shares = (1 - MISFIT, MISFIT)[: len(nothing)] if len(nothing) > 1 else (1.0,)
+    against = np.concatenate([np.full(size, count * share / size) for size, share in zip(nothing, shares, strict=True)])
     anchor = [group[:, 1] for group in groups[:2]]
     stood = fit_lines(anchor[0], anchor[1:], places[:2], ((1.0,),), draws=0).probabilities(anchor[0], 0.0)[0]
     penalty = np.array([NEARLY_NONE, *np.full(both.shape[1] - 1, PENALTY)])
     weights = {name: np.zeros(both.shape[1]) for name in names}
     scores = [np.zeros(len(group)) for group in groups]
     for _ in range(ROUNDS):
-        positive = np.concatenate([stood, np.zeros(len(both) - count)])
-        negative = np.concatenate([1 - stood, np.full(len(both) - count, count / (len(both) - count))])
+        positive = np.concatenate([stood, np.zeros(len(against))])
+        negative = np.concatenate([1 - stood, against])
         for name in names:
             others = fold != name if len(names) > 1 else np.ones(len(fold), dtype=bool)
             weights[name] = _newton(

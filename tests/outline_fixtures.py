@@ -5,16 +5,22 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+import geopandas as gpd
 import numpy as np
+import rasterio
 import shapely
 import torch
+import yaml
 from pyproj import CRS
+from rasterio.transform import from_origin
 from shapely import affinity
 
-from historymap_lib.sample import plan_sample
+from historymap_lib.sample import NORTH, WEST, plan_sample
 from historymap_lib.tiles import Grid
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from historymap_lib.sample import Sample
     from ml.footprint_training import Examples
 
@@ -73,3 +79,44 @@ def examples_of_houses(count: int = 120) -> Examples:
     chips = cut_chips(reader(grey), grid_of(grey), shapes)
     houses, ground = chips.take(np.flatnonzero(there)[:count]), chips.take(np.flatnonzero(~there)[:count])
     return Examples.join([Examples.of(FOOTPRINT, houses, 1.0, placed=True), Examples.of(PHANTOM, ground, 0.0)])
+
+
+def write_town(
+    folder: Path, *, count: int | None = None, shift: tuple[float, float] = (0.0, 0.0), **settings: dict
+) -> Path:
+    """Write the small town as a case, and return its YAML: some of its buildings as the photo shows them, or off.
+
+    Args:
+        folder: where it goes.
+        count: how many of the buildings are on the map.
+        shift: metres east and north by which the map lies off.
+        settings: keys of some sections.
+
+    """
+    town = small_town()
+    corner = np.array([WEST, NORTH - town.size])
+    with rasterio.open(
+        folder / "photo.tif", "w", driver="GTiff", dtype="uint8", count=1, nodata=0, crs=UTM.to_wkt(),
+        width=town.photo.shape[1], height=town.photo.shape[0],
+        transform=from_origin(WEST, NORTH, town.resolution, town.resolution),
+    ) as file:  # fmt: skip
+        file.write(town.photo, 1)
+    outlines = [building.outline for building in town.buildings[:count]]
+    on_map = shapely.transform(np.array(outlines, dtype=object), lambda points: points + corner + shift)
+    columns = {"osm_type": "way", "osm_id": np.arange(1, len(on_map) + 1), "building": "yes"}
+    frame = gpd.GeoDataFrame(columns, geometry=on_map, crs=UTM)
+    frame.to_file(folder / "footprints.geojson", driver="GeoJSON", engine="pyogrio")
+    values = {
+        "name": "small",
+        "area": {"crs": "EPSG:25832"},
+        "photo": {"path": "photo.tif"},
+        "footprints": {"path": "footprints.geojson"},
+        "tiles": {"size": 128, "resolution": town.resolution, "test": 0.0},
+        "model": {"widths": [4, 8]},
+        "training": {"epochs": 1, "crop": 64, "outline_steps": 2, "outline_rounds": 1},
+        "prediction": {"runtime": "torch"},
+    }
+    for section, changes in settings.items():
+        values[section] = values[section] | changes
+    (folder / "case.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return folder / "case.yaml"

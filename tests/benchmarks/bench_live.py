@@ -114,12 +114,13 @@ def in_browser(file: Path, config: Path, rounds: int) -> None:
             place = eye.pick(".hm-map path.hm-building.hm-unsure:not(.hm-annotated)", ".hm-map")
             page.mouse.click(*place)
             page.wait_for_timeout(1000)
+            before = page.evaluate("() => eye.existed()")
             page.evaluate("() => eye.watch('keydown', {recoloured: eye.chosen(), learned: eye.learned()})")
             page.keyboard.press("e")
             eye.add(found)
-            likes.append(page.evaluate("() => eye.likes()"))
-        title = f"E in the browser, {statistics.median(likes):.0f} likes recoloured in view"
-        bench_map.table(f"{title}, of them {1000 * PAUSE:.0f} ms waiting for more keys [ms]: {eye.tasks()}", found)
+            likes.append(page.evaluate("() => eye.existed()") - before - 1)
+        title = f"E in the browser, verdicts on {statistics.median(likes):.0f} others change"
+        bench_map.table(f"{title}; {1000 * PAUSE:.0f} ms are a wait for more keys [ms]: {eye.tasks()}", found)
         print(*eye.lab.errors, sep="\n")
 
 

@@ -26,7 +26,7 @@
     tasks: [], when: {},
     building: () => document.querySelector(".hm-building-head strong")?.textContent,
     learned: () => document.querySelector(".hm-legend .hm-learned")?.textContent ?? "",
-    likes: () => all(".hm-map path.hm-changed:not(.hm-annotated)").length,
+    existed: () => Number(document.querySelector(".hm-legend strong").textContent.replaceAll(",", "")),
     chosen: () => middle(document.querySelector(".hm-map path.hm-chosen")),
     zoom: () => {
       const tile = document.querySelector(".hm-map .leaflet-photo-pane img.leaflet-tile-loaded");

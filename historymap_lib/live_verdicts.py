@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 DIGITS = 4
 """Of a probability, as the verdicts have it."""
+ASKED = 10_000
+"""Among so many buildings, drawn at random from more, the ones that teach most are looked for: that takes 0.1 s."""
 NAMES = "building_id", "verdicts"
 """What is in the file beside the layer: ids of its rows, and the fingerprint of the verdicts it belongs to."""
 
@@ -136,7 +138,15 @@ class LiveVerdicts:
 
     def teaching_order(self, count: int) -> NDArray[np.int64]:
         """Return the rows of the buildings that teach most after those of the last time, the first one first."""
-        return self._now.teaching_order(count)
+        now = self._now
+        judged = ~np.isnan(now.said)
+        others = np.flatnonzero(~judged)
+        if len(others) > ASKED:
+            others = np.random.default_rng(0).choice(others, ASKED, replace=False)
+        rows = np.sort(np.concatenate([np.flatnonzero(judged), others]))
+        some = LastLayer(now.prior[rows], now.directions[rows], now.said[rows], now.shares)
+        found: NDArray[np.int64] = rows[some.teaching_order(count)]
+        return found
 
     def _said(self, judgements: Mapping[str, bool]) -> NDArray[np.float64]:
         said = np.full(len(self.building_id), np.nan)

@@ -168,3 +168,12 @@ def test_when_the_verdicts_cannot_be_written_those_before_have_no_layer_of_other
     assert in_file(case)["probability"].equals(before["probability"])
     assert LiveVerdicts.of(case) is None
     assert [path for path in case.paths.predictions.iterdir() if path.name.startswith(artifacts.PARTIAL)] == []
+
+
+def test_among_many_buildings_those_that_teach_are_looked_for_in_a_sample(case, monkeypatch):
+    monkeypatch.setattr("historymap_lib.live_verdicts.ASKED", 20)
+    live = LiveVerdicts.of(case)
+    live.after({FIRST: True})
+    order = live.teaching_order(50)
+    assert len(set(order.tolist())) == 20
+    assert FIRST not in set(live.building_id[order])

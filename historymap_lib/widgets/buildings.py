@@ -88,6 +88,7 @@ class Buildings:
         probability = pd.to_numeric(frame["probability"]) if judged else pd.Series(np.nan, frame.index)
         self.probability: NDArray[Any] = probability.to_numpy(np.float64)
         self._judged, self._thresholds = judged, thresholds
+        self._looked_up: tuple[Any, NDArray[np.intp]] = None, np.zeros(0, np.intp)
         self.confidence, self.model = self._verdicts(self.probability)
         self.applied, self.applied_model = self.probability.copy(), self.model
         self.annotated = np.full(len(frame), -1, np.int8)
@@ -167,8 +168,12 @@ class Buildings:
         return moved
 
     def rows(self, ids: NDArray[Any]) -> NDArray[np.intp]:
-        """Return the rows of buildings, -1 where there is none of this id."""
-        return np.array([self._rows.get(name, -1) for name in ids.tolist()], np.intp)
+        """Return the rows of buildings, -1 where there is none of this id; the same array is looked up only once."""
+        known, rows = self._looked_up
+        if known is not ids:
+            rows = np.array([self._rows.get(name, -1) for name in ids.tolist()], np.intp)
+            self._looked_up = ids, rows
+        return rows
 
     def looks(self, threshold: float = 0.0) -> NDArray[np.int8]:
         """Return a number for each that differs where it is drawn otherwise."""

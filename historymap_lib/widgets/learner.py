@@ -59,7 +59,7 @@ def rank_anew(session: Session) -> None:
             return
         table = found.table()
         if order == "teaches":
-            rows = found.rows(live.building_id[live.teaching_order(TEACHING)])
+            rows = found.rows(live.building_id)[live.teaching_order(TEACHING)]
             table["teaches"] = np.nan
             table.loc[rows[rows >= 0], "teaches"] = np.flatnonzero(rows >= 0)
         ranked = rank(order if order in ORDERS else "uncertain", table, conflicts=disputed)

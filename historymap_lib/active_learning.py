@@ -3,8 +3,9 @@
 Who wants the model to learn asks where it doubts (uncertainty sampling: Lewis and Gale 1994, SIGIR). The most doubtful
 ones may all be of a kind, though, or from one street. So *spread* takes turns among parts of the area and sizes of
 buildings, with the most doubtful of each (after the round-robin among clusters of Citovsky et al. 2021, Batch Active
-Learning at Scale, NeurIPS, arXiv 2107.14263). *teaches* asks what makes the others surest (`last_layer`). Who wants to know how good the verdicts are asks at random: any beginning
-of that order is a simple random sample of what the photo shows.
+Learning at Scale, NeurIPS, arXiv 2107.14263), and *teaches* asks what makes all others surest (`last_layer`). Who wants
+to know how good the verdicts are asks at random: any beginning of that order is a simple random sample of what the
+photo shows.
 """
 
 from __future__ import annotations

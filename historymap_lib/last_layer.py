@@ -46,12 +46,16 @@ PENALTY = 10.0
 """Ridge on each standardised number: many of them say nearly the same."""
 MISFITS = 0.0, 0.25
 """Shares of misfits in the null that are tried: of what came later, so much may stand where an old house stood."""
+MISFIT = 0.25
+"""Share of misfits in what footprints are told from: a roof under an outline is not enough, it has to fit."""
 COMPONENTS = 32
 """Principal components of evidence and embedding that clicks can move."""
 REACH = 1.0
 """Standard deviation, in logits, by which a footprint may differ from what its score says, before anyone is asked."""
 LINES = 3
 """Directions in which the lines of the mixture differ."""
+MOST_MISSED = 0.5
+"""Share of what stood that is taken to be missed at most: evidence that sees less than that says nothing anyway."""
 FLOOR = 0.002
 """No probability is nearer to 0 or 1 than this: a finite sample proves no certainty."""
 CAUTION = 0.5
@@ -180,30 +184,32 @@ class LastLayer:
         start = None if self._start is None and "_posterior" not in vars(self) else self._posterior[0]
         return replace(self, said=np.asarray(said, np.float64), _start=start)
 
-    def teaching_order(self, count: int) -> Indices:
-        """Return the positions of those to ask about, the first one first; at most `count`, and none that is judged.
+    def teaching_order(self, count: int, among: NDArray[np.bool_] | None = None) -> Indices:
+        """Return the positions of those to ask about, the first one first: at most `count`, and none that is judged.
+
+        `among` (n) says which may be asked about; nothing, that all may.
 
         Each time it is the one whose answer, whatever it is, makes the logits of all others that are still in doubt
         surest, after those before it have been answered (A-optimal design: Schein and Ungar 2007, Machine Learning
         68:235). One that is alike many counts more than one that stands alone, and none is asked about for what its
         likes have told already; so they come from all places, sizes and kinds.
         """
-        open_ = np.isnan(self.said)
+        asking = np.isnan(self.said) if among is None else np.isnan(self.said) & among
         chance = self.likeliest
         noise = 1 / np.maximum(chance * (1 - chance), FLOOR)
-        worth = np.where(open_, chance * (1 - chance), 0.0)
+        worth = np.where(np.isnan(self.said), chance * (1 - chance), 0.0)
         covariance = self._posterior[1]
         goal = np.linalg.cholesky(
             (self.directions * worth[:, None]).T @ self.directions + 1e-9 * np.eye(len(covariance))
         )
         along = self.directions @ covariance
         order: list[int] = []
-        for _ in range(min(count, int(open_.sum()))):
+        for _ in range(min(count, int(asking.sum()))):
             variance = np.einsum("ij,ij->i", along, self.directions)
             gain = ((along @ goal) ** 2).sum(1) / (variance + noise)
-            best = int(np.argmax(np.where(open_, gain, -np.inf)))
+            best = int(np.argmax(np.where(asking, gain, -np.inf)))
             order.append(best)
-            open_[best] = False
+            asking[best] = False
             along = along - np.outer(self.directions @ along[best], along[best]) / (variance[best] + noise[best])
         return np.array(order, dtype=np.int64)
 
@@ -265,7 +271,7 @@ def fit_last_layer(
     scores = _scores(tables, [one.fold for one in groups], [one.place for one in groups])
     mixes = tuple((1 - share, share) for share in MISFITS) if len(groups) > 2 else ((1.0,),)  # noqa: PLR2004
     lines = fit_lines(scores[0], scores[1:], [one.place for one in groups], mixes, seed=seed)
-    missed = trust.missed * lines.confusion(scores[1])
+    missed = min(trust.missed * lines.confusion(scores[1]), MOST_MISSED)
     told = np.full(len(footprints), np.nan) if said is None else np.asarray(said, np.float64)
     chances = logit(np.clip((1 - trust.replaced) * lines.probabilities(scores[0], missed), FLOOR, 1 - FLOOR))
     return LastLayer(chances.mean(0), _directions(chances, tables[0], footprints), told, lines.share(missed))
@@ -304,28 +310,34 @@ def _standardised(tables: list[Floats]) -> list[Floats]:
     whole = np.where(np.isnan(whole), usual, whole)
     spread = whole.std(axis=0)
     varied = spread > 1e-9 * np.maximum(np.abs(whole).max(axis=0), 1)
+    whole = np.where(varied, (whole - whole.mean(axis=0)) / np.where(varied, spread, 1), 0.0)
     varied[:1] = True
-    spread = np.where(spread > 0, spread, 1.0)
-    whole = (whole[:, varied] - whole[:, varied].mean(axis=0)) / spread[varied]
+    whole = whole[:, varied]
     parts: list[Floats] = np.split(whole, np.cumsum([len(table) for table in tables])[:-1])
     return parts
 
 
 def _scores(tables: list[Floats], folds: list[Indices], places: list[Floats]) -> list[Floats]:
-    """Return the scores of each group, learned on other folds from footprints and phantoms, the first two groups."""
+    """Return the scores of each group, learned on other folds from footprints against all others.
+
+    Where the number to start from is the same for all, nobody knows which way a building lies, and so are the scores.
+    """
+    if max(float(np.abs(table[:, 0]).max()) for table in tables) == 0:
+        return [table[:, 0] for table in tables]
     groups = [np.concatenate([np.ones((len(table), 1)), table], axis=1) for table in tables]
-    count = len(groups[0])
-    both = np.concatenate(groups[:2])
-    fold = np.concatenate(folds[:2])
-    names = np.unique(np.concatenate(folds))
+    count, nothing = len(groups[0]), [len(group) for group in groups[1:]]
+    both, fold = np.concatenate(groups), np.concatenate(folds)
+    names = np.unique(fold)
+    shares = (1 - MISFIT, MISFIT)[: len(nothing)] if len(nothing) > 1 else (1.0,)
+    against = np.concatenate([np.full(size, count * share / size) for size, share in zip(nothing, shares, strict=True)])
     anchor = [group[:, 1] for group in groups[:2]]
     stood = fit_lines(anchor[0], anchor[1:], places[:2], ((1.0,),), draws=0).probabilities(anchor[0], 0.0)[0]
     penalty = np.array([NEARLY_NONE, *np.full(both.shape[1] - 1, PENALTY)])
     weights = {name: np.zeros(both.shape[1]) for name in names}
     scores = [np.zeros(len(group)) for group in groups]
     for _ in range(ROUNDS):
-        positive = np.concatenate([stood, np.zeros(len(both) - count)])
-        negative = np.concatenate([1 - stood, np.full(len(both) - count, count / (len(both) - count))])
+        positive = np.concatenate([stood, np.zeros(len(against))])
+        negative = np.concatenate([1 - stood, against])
         for name in names:
             others = fold != name if len(names) > 1 else np.ones(len(fold), dtype=bool)
             weights[name] = _newton(

@@ -118,7 +118,7 @@ STEPS = {
             ),
             lambda project: project.paths.model,
             needs=("generate-training",),
-            reads=frozenset({"tiles", "corrected"}),
+            reads=frozenset({"photo", "footprints", "tiles", "corrected", "annotations"}),
             writes=frozenset({"model"}),
         ),
         Step(
@@ -128,7 +128,7 @@ STEPS = {
             (),
             lambda project: project.paths.probability,
             needs=("train",),
-            reads=frozenset({"photo", "model"}),
+            reads=frozenset({"photo", "footprints", "model"}),
             writes=frozenset({"probability"}),
         ),
         Step(

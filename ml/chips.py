@@ -183,17 +183,18 @@ def _distance(edges: torch.Tensor, real: torch.Tensor, pixels: torch.Tensor) -> 
 
 def _cut(read: Read, grid: Grid, frames: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return the photo in the frames of outlines that lie near each other (n, CHIP, CHIP)."""
-    reach = frames[:, 3] * CHIP * np.sqrt(0.5) + 2 * grid.resolution
+    depth = np.floor(np.log2(np.maximum(frames[:, 3] / grid.resolution, 1)) + 0.3).astype(int)
+    reach = frames[:, 3] * (CHIP * np.sqrt(0.5) + 2) + 2 * grid.resolution
     west, south = (frames[:, :2] - reach[:, None]).min(axis=0)
     east, north = (frames[:, :2] + reach[:, None]).max(axis=0)
-    left, top = int((west - grid.west) // grid.resolution), int((grid.north - north) // grid.resolution)
-    right = int(np.ceil((east - grid.west) / grid.resolution))
-    bottom = int(np.ceil((grid.north - south) / grid.resolution))
+    whole = 2 ** int(depth.max())  # so that the same pixels are averaged wherever the window begins
+    side = whole * grid.resolution
+    left, top = (int(length // side) * whole for length in (west - grid.west, grid.north - north))
+    right, bottom = (int(-(-length // side)) * whole for length in (east - grid.west, grid.north - south))
     grey, known = read(Window(left, top, right - left, bottom - top))
     level = np.stack([np.where(known, grey, 0), known]).astype(np.float32)
     corner = grid.west + left * grid.resolution, grid.north - top * grid.resolution
     photo = np.zeros((len(frames), CHIP, CHIP), np.uint8)
-    depth = np.floor(np.log2(np.maximum(frames[:, 3] / grid.resolution, 1)) + 0.3).astype(int)
     for halved in range(int(depth.max()) + 1):
         if halved:
             level = _halved(level)
@@ -205,8 +206,7 @@ def _cut(read: Read, grid: Grid, frames: NDArray[np.float64]) -> NDArray[np.uint
 def _halved(level: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return grey values and their weights with squares of 2 x 2 averaged."""
     _, height, width = level.shape
-    level = np.pad(level, ((0, 0), (0, height % 2), (0, width % 2)))
-    halved: NDArray[np.float32] = level.reshape(2, -1, 2, level.shape[2] // 2, 2).mean(axis=(2, 4))
+    halved: NDArray[np.float32] = level.reshape(2, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
     return halved
 
 

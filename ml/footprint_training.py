@@ -98,7 +98,7 @@ class Plan:
 def fit(
     network: FootprintNetwork, examples: Examples, plan: Plan, step: Callable[[float], None] | None = None
 ) -> FootprintNetwork:
-    """Let a network learn, and return it ready to be asked.
+    """Let a network learn, and return it ready to be asked; a plan always gives the same on the same machine.
 
     Args:
         network: on the device that is to compute.
@@ -112,6 +112,7 @@ def fit(
     """
     device = next(network.parameters()).device
     half = runtime.is_half("auto", device)
+    torch.manual_seed(plan.seed)  # of what is dropped out
     source = torch.Generator(device).manual_seed(plan.seed)
     draw = _Draw(examples, plan, device)
     optimiser = torch.optim.AdamW(network.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import rasterio
 import yaml
 from rasterio.features import rasterize
 from rasterio.transform import from_origin
+from scipy.special import logit
 from shapely import Polygon, box
 
 from historymap_lib import first_look, project, tiles
 from historymap_lib.footprint_source import load_footprints
+from historymap_lib.outline_evidence import Looks, OutlineEvidence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,13 +124,35 @@ def seen(buildings: dict[int, Polygon], probability: float = 0.9) -> np.ndarray:
 
 
 def take_first_look(case: project.Project) -> None:
-    """Do what `ml.first_look:look` does, knowing which buildings the photo shows: half are clear, and half are not."""
-    ids = load_footprints(case).frame["building_id"].tolist()
-    stood = np.array([int(name.split("/")[1]) % 2 for name in ids])
-    probability = np.where(np.arange(len(ids)) < len(ids) // 2, 0.05 + 0.9 * stood, 0.5)
-    table = pd.DataFrame({"probability": probability, "coverage": 1.0, "overlap": stood.astype(float)})
-    case.paths.predictions.mkdir(parents=True, exist_ok=True)
-    first_look.write(first_look.file(case), ids, table)
+    """Do what `ml.first_look:look` does, knowing which buildings the photo shows: half are clear, and half are not.
+
+    There are no phantoms to learn from, so what it says of a building is the probability.
+    """
+    frame = load_footprints(case).frame
+    ids, count = frame["building_id"].to_numpy(np.str_), len(frame)
+    probability = np.where(np.arange(count) < count // 2, 0.05 + 0.9 * stood(ids), 0.5)
+    buildings = looks_of(frame.geometry.to_numpy(), logit(probability))
+    nothing = buildings.take(np.arange(0))
+    found = OutlineEvidence(ids, np.zeros((count, 2)), np.full(count, -1), buildings, nothing, nothing)
+    found.write(first_look.file(case))
+
+
+def stood(building_ids: np.ndarray) -> np.ndarray:
+    """Return which buildings of a case the photo shows (n, bool)."""
+    return np.array([int(name.split("/")[1]) % 2 == 1 for name in building_ids])
+
+
+def looks_of(shapes: np.ndarray, logits: np.ndarray, embedding: np.ndarray | None = None) -> Looks:
+    """Return what a network saw that says this of some outlines, wholly on the photo."""
+    count = len(shapes)
+    return Looks(
+        shapes,
+        np.asarray(logits, np.float32).reshape(count, 1),
+        np.zeros((count, 4), np.float32) if embedding is None else embedding,
+        np.ones(count, np.float32),
+        np.full((count, 2), (120.0, 30.0), np.float32),
+        np.arange(count),
+    )
 
 
 def find_elsewhere(case: project.Project, shifts: dict[str, tuple[float, float]]) -> None:

@@ -54,7 +54,14 @@ def write_settings(folder: Path, **settings: dict) -> Project:
         "footprints": {"path": "footprints.geojson"},
         "tiles": {"size": CELL, "resolution": 0.5, "count": 64, "test": 0.0},
         "model": {"widths": [4, 8], "stride": 1},
-        "training": {"epochs": 2, "crop": CELL, "batch_size": 4, "rounds": 1, "learning_rate": 0.01},
+        "training": {
+            "epochs": 2,
+            "crop": CELL,
+            "batch_size": 4,
+            "rounds": 1,
+            "learning_rate": 0.01,
+            "outline_steps": 0,
+        },
         "prediction": {"runtime": "torch", "precision": "fp32"},
     }
     for section, changes in settings.items():

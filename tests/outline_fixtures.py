@@ -1,58 +1,122 @@
-"""What the footprint networks would have seen of a case, without them: what `outline_evidence` keeps."""
+"""Photos in memory, houses on them, and a small painted town, for what looks at outlines."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING
 
+import geopandas as gpd
 import numpy as np
+import rasterio
 import shapely
-from case_fixtures import covered, seen, write_probability
+import torch
+import yaml
+from pyproj import CRS
+from rasterio.transform import from_origin
+from shapely import affinity
 
-from historymap_lib import first_look
-from historymap_lib.footprint_source import load_footprints
-from historymap_lib.outline_evidence import Looks, OutlineEvidence, trained_file
+from historymap_lib.sample import NORTH, WEST, plan_sample
+from historymap_lib.tiles import Grid
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from pathlib import Path
 
-    from numpy.typing import NDArray
+    from historymap_lib.sample import Sample
+    from ml.footprint_training import Examples
 
-    from historymap_lib.project import Project
-
-SPACING, EAST = 25.7, 12.5
-"""Metres between the buildings of a lattice with room for phantoms, and how far east of a building its phantom lies."""
-ALIKE = range(4, 101, 6)
-"""Numbers of buildings that look like each other, and of which the network cannot tell whether they stood."""
+torch.set_num_threads(1)  # networks and crops are so small that threads would only wait for each other
+UTM = CRS.from_epsg(25832)
 
 
-def look_at_outlines(case: Project, alike: Collection[int] = ALIKE, *, quick: bool = False) -> None:
-    """Write what was seen of a lattice: odd numbers stood, except those that look `alike`, which nobody knows.
+def grid_of(photo, resolution=0.5) -> Grid:
+    """Return the grid of a photo whose south-western corner is at 0, 0."""
+    height, width = photo.shape
+    return Grid(UTM, 0.0, height * resolution, resolution, width, height)
 
-    Some phantoms look like these too.
+
+def reader(photo):
+    """Return a function that gives grey values, and which of them are known, in a window, also beyond the photo."""
+
+    def read(window):
+        rows, columns = (
+            np.arange(n) + start for n, start in ((window.height, window.row_off), (window.width, window.col_off))
+        )
+        known = ((rows >= 0) & (rows < photo.shape[0]))[:, None] & (columns >= 0) & (columns < photo.shape[1])
+        values = photo[np.clip(rows, 0, photo.shape[0] - 1)[:, None], np.clip(columns, 0, photo.shape[1] - 1)]
+        known &= values > 0
+        return np.where(known, values, 0).astype(np.uint8), known
+
+    return read
+
+
+def house(x: float, y: float, length: float, width: float, angle: float) -> shapely.Polygon:
+    """Return a rectangle about (x, y) whose long side has an angle (radians)."""
+    plain = shapely.box(x - length / 2, y - width / 2, x + length / 2, y + width / 2)
+    return affinity.rotate(plain, angle, use_radians=True)
+
+
+@cache
+def small_town() -> Sample:
+    """Return a painted town of 400 m."""
+    return plan_sample(seed=5, size_m=400.0, resolution=0.5)
+
+
+@cache
+def examples_of_houses(count: int = 120) -> Examples:
+    """Return examples of bright houses on bare ground, in a photo with grain, and of outlines where there are none."""
+    from ml.chips import cut_chips  # noqa: PLC0415 - for tests of networks alone
+    from ml.footprint_training import FOOTPRINT, PHANTOM, Examples  # noqa: PLC0415
+
+    rng = np.random.default_rng(1)
+    photo = rng.normal(90, 12, (700, 700))
+    x, y = (25 * (place + 1.0) + 0.5 for place in np.divmod(np.arange(169), 13))
+    length, angle = rng.uniform(8, 13, 169), rng.uniform(-1.5, 1.5, 169)
+    shapes = np.array([house(*one) for one in zip(x, y, length, 0.8 * length, angle, strict=True)])
+    there = np.arange(169) % 2 == 0
+    columns, rows = np.meshgrid((np.arange(700) + 0.5) / 2, 350 - (np.arange(700) + 0.5) / 2)
+    photo[shapely.contains_xy(shapely.union_all(shapes[there]), columns, rows)] += 70
+    grey = np.clip(photo, 1, 255).astype(np.uint8)
+    chips = cut_chips(reader(grey), grid_of(grey), shapes)
+    houses, ground = chips.take(np.flatnonzero(there)[:count]), chips.take(np.flatnonzero(~there)[:count])
+    return Examples.join([Examples.of(FOOTPRINT, houses, 1.0, placed=True), Examples.of(PHANTOM, ground, 0.0)])
+
+
+def write_town(
+    folder: Path, *, count: int | None = None, shift: tuple[float, float] = (0.0, 0.0), **settings: dict
+) -> Path:
+    """Write the small town as a case, and return its YAML: some of its buildings as the photo shows them, or off.
+
+    Args:
+        folder: where it goes.
+        count: how many of the buildings are on the map.
+        shift: metres east and north by which the map lies off.
+        settings: keys of some sections.
+
     """
-    frame = load_footprints(case).frame
-    shapes = frame.geometry.to_numpy()
-    number = np.array([int(name.split("/")[1]) for name in frame["building_id"]])
-    odd = np.isin(number, list(alike))
-    host = np.arange(len(shapes))
-    phantoms, odd_too = shapely.transform(shapes, lambda xy: np.add(xy, (EAST, 0))), host % 12 == 0
-    nothing = _looks(phantoms, np.where(odd_too, 0.0, -4.0), odd_too, host)
-    footprints = _looks(shapes, np.where(odd, 0.0, np.where(number % 2, 4.0, -4.0)), odd, host)
-    x = shapely.get_coordinates(shapely.centroid(shapes))[:, 0]
-    fold = np.full(len(shapes), -1) if quick else (x > np.median(x)).astype(np.int64)
-    names, shift = frame["building_id"].to_numpy(np.str_), np.zeros((len(shapes), 2))
-    found = OutlineEvidence(names, shift, fold, footprints, nothing, nothing.take(np.arange(0)))
-    found.write(first_look.file(case) if quick else trained_file(case))
-    if not quick:
-        values = seen(dict(zip(number.tolist(), shapes, strict=True)))
-        values[covered([*shapes[odd], *phantoms[odd_too]])] = 127
-        write_probability(case, values)
-
-
-def _looks(shapes: NDArray[Any], logits: NDArray[Any], odd: NDArray[Any], host: NDArray[Any]) -> Looks:
-    """Return looks with some noise, whose embedding tells the odd ones from all others."""
-    rng, count = np.random.default_rng(len(shapes)), len(shapes)
-    embedding = np.column_stack([4 * odd + rng.normal(0, 0.3, count), rng.normal(0, 0.3, (count, 5))])
-    noisy = (logits + rng.normal(0, 1, count))[:, None]
-    whole, tone = np.ones(count, np.float32), np.full((count, 2), [100, 8], np.float32)
-    return Looks(shapes, noisy.astype(np.float32), embedding.astype(np.float32), whole, tone, host.astype(np.int64))
+    town = small_town()
+    corner = np.array([WEST, NORTH - town.size])
+    with rasterio.open(
+        folder / "photo.tif", "w", driver="GTiff", dtype="uint8", count=1, nodata=0, crs=UTM.to_wkt(),
+        width=town.photo.shape[1], height=town.photo.shape[0],
+        transform=from_origin(WEST, NORTH, town.resolution, town.resolution),
+    ) as file:  # fmt: skip
+        file.write(town.photo, 1)
+    outlines = [building.outline for building in town.buildings[:count]]
+    on_map = shapely.transform(np.array(outlines, dtype=object), lambda points: points + corner + shift)
+    columns = {"osm_type": "way", "osm_id": np.arange(1, len(on_map) + 1), "building": "yes"}
+    frame = gpd.GeoDataFrame(columns, geometry=on_map, crs=UTM)
+    frame.to_file(folder / "footprints.geojson", driver="GeoJSON", engine="pyogrio")
+    values = {
+        "name": "small",
+        "area": {"crs": "EPSG:25832"},
+        "photo": {"path": "photo.tif"},
+        "footprints": {"path": "footprints.geojson"},
+        "tiles": {"size": 128, "resolution": town.resolution, "test": 0.0},
+        "model": {"widths": [4, 8]},
+        "training": {"epochs": 1, "crop": 64, "outline_steps": 2, "outline_rounds": 1},
+        "prediction": {"runtime": "torch"},
+    }
+    for section, changes in settings.items():
+        values[section] = values[section] | changes
+    (folder / "case.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return folder / "case.yaml"

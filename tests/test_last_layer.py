@@ -139,6 +139,8 @@ def test_the_order_that_teaches_leaves_out_what_is_judged_and_spreads_over_kinds
     assert np.isnan(said[order]).all()
     assert set(footprints.embedding[order].argmax(1)) == {0, 1, 2, 3}
     assert len(layer.teaching_order(10_000)) == np.isnan(said).sum()
+    among = footprints.place[:, 0] < 500
+    assert among[layer.teaching_order(50, among)].all()
 
 
 def test_a_layer_that_was_saved_is_the_same_and_a_damaged_one_is_told(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from case_fixtures import lattice, make_case, seen, write_probability
 from hypothesis import given
 from hypothesis import strategies as st
-from outline_fixtures import ALIKE, SPACING, look_at_outlines
+from look_fixtures import ALIKE, SPACING, look_at_outlines
 
 from historymap_lib import artifacts
 from historymap_lib.annotation_store import AnnotationStore, Judgement

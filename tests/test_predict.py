@@ -222,7 +222,8 @@ def test_the_raster_is_a_cog_on_the_grid_of_the_case(tmp_path):
     assert f"{done.covered:.1%}" in done.summary
     manifest = artifacts.read_manifest(done.raster)
     assert manifest["step"] == "predict"
-    assert {str(project.paths.model), str(tmp_path / "photo.tif")} == set(manifest["inputs"])
+    files = project.paths.model, tmp_path / "photo.tif", tmp_path / "footprints.geojson", project.paths.offsets
+    assert {str(file) for file in files} == set(manifest["inputs"])
     assert (project.paths.predictions / "probability.png").stat().st_size > 0
 
 

@@ -206,7 +206,7 @@ def test_corrections_run_when_annotations_tiles_or_footprints_have_changed(town)
 
 
 def test_predict_is_skipped_until_the_model_changes(tmp_path):
-    file = make_case(tmp_path)
+    file = make_case(tmp_path, dict(list(lattice().items())[:6]))
     save_random_model(load(file))
     assert SKIPPED not in steps.run(load(file), "predict")
     assert SKIPPED in steps.run(load(file), "predict")

@@ -16,10 +16,13 @@ from case_fixtures import (
     change,
     covered,
     lattice,
+    looks_of,
     make_case,
+    photo_of,
     rectangle,
     save_random_model,
     seen,
+    stood,
     take_first_look,
     write_footprints,
     write_photo,
@@ -32,6 +35,7 @@ from sklearn.metrics import roc_auc_score
 from historymap_lib import annotations, artifacts, first_look
 from historymap_lib.annotations import Annotation
 from historymap_lib.errors import AnnotationsError, FootprintsError, PhotoError, VerificationError
+from historymap_lib.outline_evidence import OutlineEvidence, trained_file
 from historymap_lib.project import load
 from historymap_lib.settings import Verification
 from historymap_lib.verification import COLUMNS, VERDICTS, judge, verify
@@ -212,7 +216,7 @@ def test_without_a_first_look_a_sentence_says_how_to_take_it(few):
         verify(few, quick=True)
     few.paths.predictions.mkdir(parents=True)
     first_look.file(few).write_bytes(b"a poem")
-    with pytest.raises(VerificationError, match=r"first_look\.npz: is damaged"):
+    with pytest.raises(VerificationError, match=r"first_look\.npz: cannot be read .*; run what makes it again"):
         verify(few, quick=True)
     take_first_look(few)
     (few.paths.root / "photo.tif").unlink()
@@ -220,12 +224,64 @@ def test_without_a_first_look_a_sentence_says_how_to_take_it(few):
         verify(few, quick=True)
 
 
-def test_what_the_first_look_did_not_see_is_not_covered(few):
+def test_a_building_that_the_network_has_not_looked_at_is_told(few):
     take_first_look(few)
-    table = first_look.read(first_look.file(few), ["way/2", "way/1", "way/77"])
-    assert table["probability"].round(3).tolist()[:2] == [0.05, 0.95]
-    assert table["coverage"].tolist() == [1, 1, 0]
-    assert np.isnan(table["probability"].iloc[2])
+    write_footprints(few.file.parent / "footprints.geojson", FEW | {77: rectangle(100.1, 20.1)})
+    told = (
+        r"has not looked at 1 of the 7 buildings, since the footprints have changed; run verify --quick --force again"
+    )
+    with pytest.raises(VerificationError, match=told):
+        verify(few, quick=True)
+    first_look.file(few).replace(trained_file(few))
+    write_probability(few, probabilities({1: 254}))
+    with pytest.raises(VerificationError, match=r"outlines\.npz: .* 1 of the 7 buildings, .*; run predict again"):
+        verify(few, picture=False)
+    assert not few.paths.verified.exists()
+
+
+def test_where_the_network_has_looked_at_too_little_to_learn_from_its_word_stands_whatever_the_pixels_say(few):
+    take_first_look(few)
+    first_look.file(few).replace(trained_file(few))
+    found, _ = verdicts(few, probabilities({2: 254, 4: 254}))
+    assert [found[n]["probability"] for n in range(1, 7)] == [0.95, 0.05, 0.95, 0.5, 0.5, 0.5]
+    assert [found[n]["fit"] for n in range(1, 7)] == [found[n]["probability"] for n in range(1, 7)]
+    assert [found[n]["probability_under"] for n in (1, 2)] == pytest.approx([20 / 254, 1.0], abs=1e-3)
+    assert found[1]["model"] is None
+
+
+def test_verdicts_are_out_of_date_when_the_network_has_looked_again(few):
+    take_first_look(few)
+    first_look.file(few).replace(trained_file(few))
+    write_probability(few, probabilities({}))
+    verify(few, picture=False)
+    assert str(trained_file(few)) in artifacts.read_manifest(few.paths.verified)["inputs"]
+
+
+def test_a_town_that_the_network_has_looked_at_is_told_apart_by_its_probabilities(tmp_path):
+    """What it says is timid and biased; phantoms tell what it means, and the pixels do not."""
+    plots = np.array(list(lattice().values()), dtype=object)
+    rng = np.random.default_rng(4)
+    built = np.sort(rng.permutation(len(plots))[:110])  # the other plots are bare, and lie as these do
+    case = load(make_case(tmp_path, {int(number) + 1: plots[number] for number in built}))
+    ids = np.array([f"way/{number + 1}" for number in built])
+    there, shift = stood(ids), rng.normal(0, 1, (len(ids), 2))
+    houses = looks_of(plots[built], np.where(there, -1.0, -5.0) + rng.normal(0, 0.7, len(ids)))
+    bare = np.delete(plots, built)
+    ground = looks_of(bare, -5.0 + rng.normal(0, 0.7, len(bare)))
+    nothing = houses.take(np.arange(0))
+    OutlineEvidence(ids, shift, np.arange(len(ids)) % 2, houses, ground, nothing).write(trained_file(case))
+    write_photo(tmp_path / "photo.tif", photo_of({}))  # bare ground, which says nothing
+    write_probability(case, np.full((SIZE, SIZE), 100, np.uint8))
+    later = int(built[~there][0]) + 1
+    annotations.save(case.paths.annotations, [Annotation(osm_id=later, existed=True)])
+    verify(case, picture=False)
+    frame = gpd.read_file(case.paths.verified.with_suffix(".gpkg")).set_index("building_id").loc[ids]
+    assert roc_auc_score(there, frame["probability"]) > 0.9
+    told = frame[frame["verdict"].isin(["existed", "not_existed"]) & ~frame["annotated"]]
+    assert len(told) > 0.2 * len(ids)
+    assert (told["existed"].astype(bool) == stood(told.index)).mean() > 0.9
+    assert frame.loc[f"way/{later}", "existed"]
+    assert frame[["shift_east", "shift_north"]].to_numpy() == pytest.approx(shift, abs=1e-4)
 
 
 def test_a_town_is_told_apart_also_where_neighbourhoods_lie_off_differently(tmp_path):

@@ -20,7 +20,7 @@ def run(count: int) -> dict[str, float]:
         table[:, 0] += middle
         return Evidence(table, rng.normal(size=(number, 192)), rng.random((number, 2)), rng.integers(0, 3, number))
 
-    stood = rng.random(count) < 0.7  # noqa: PLR2004
+    stood = rng.random(count) < 0.7
     groups = some(count, np.where(stood, 4.0, 0.0)), some(min(count, 8000), 0.0), some(min(count, 8000), 0.5)
     seconds = {}
     start = time.perf_counter()
@@ -42,4 +42,4 @@ def run(count: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     for number in (2_000, 10_000, 100_000):
-        print(f"{number:,}: " + ", ".join(f"{name} {value:.3f} s" for name, value in run(number).items()))  # noqa: T201
+        print(f"{number:,}: " + ", ".join(f"{name} {value:.3f} s" for name, value in run(number).items()))

@@ -21,7 +21,7 @@ from case_fixtures import (
     write_probability,
 )
 from job_fixtures import until
-from outline_fixtures import ALIKE, SPACING, look_at_outlines
+from look_fixtures import ALIKE, SPACING, look_at_outlines
 from pyproj import Transformer
 
 from historymap_lib import steps

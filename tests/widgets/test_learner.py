@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from case_fixtures import change, lattice, make_case, seen, write_probability
 from job_fixtures import until
-from outline_fixtures import ALIKE, SPACING, look_at_outlines
+from look_fixtures import ALIKE, SPACING, look_at_outlines
 from widget_fixtures import page, press, words
 
 from historymap_lib import steps

@@ -1,0 +1,139 @@
+"""Networks look at a case: where the photo shows its outlines, each by the member that has not learned from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+import torch
+from outline_fixtures import write_town
+
+from historymap_lib import first_look
+from historymap_lib.footprint_source import load_footprints
+from historymap_lib.imagery import open_photo
+from historymap_lib.outline_evidence import OutlineEvidence
+from historymap_lib.project import load
+from historymap_lib.tiles import Folds
+from ml import looks
+from ml.checkpoint import OUTLINES, WEIGHTS, footprint_network
+from ml.first_look import look
+from ml.footprint_network import FootprintNetwork
+from ml.footprint_training import ask
+from ml.looks import Case, fold_of, look_at
+
+FEW = 24
+"""Buildings of the small town that most of these tests look at."""
+FINISHED = (WEIGHTS / OUTLINES).with_suffix(".json").exists()
+"""Whether the network that comes with the package has learned where buildings lie."""
+ROUNDED = 0.05
+"""What logits may differ by from batch to batch, where the processor computes in bfloat16."""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return load(write_town(tmp_path_factory.mktemp("few"), count=FEW))
+
+
+@pytest.fixture(scope="module")
+def opened(project):
+    with open_photo(project) as photo:
+        yield photo
+
+
+@pytest.fixture(scope="module")
+def case(project, opened):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(looks, "MOST_PHANTOMS", 60)
+        patch.setattr(looks, "MOST_MISFITS", 60)
+        return Case(project, opened, footprint_network())
+
+
+@pytest.fixture(scope="module")
+def folds(opened):
+    return Folds(2, 60.0, opened.grid.west, opened.grid.north)
+
+
+def member(seed):
+    torch.manual_seed(seed)
+    return FootprintNetwork().eval()
+
+
+@pytest.mark.skipif(not FINISHED, reason="the network of the package is yet to learn where buildings lie")
+def test_a_map_that_lies_off_is_laid_where_the_photo_shows_the_buildings(tmp_path):
+    project = load(write_town(tmp_path, shift=(1.5, 0.0)))
+    with open_photo(project) as photo:
+        case = Case(project, photo, footprint_network())
+    off = case.shift - (-1.5, 0.0)
+    assert np.median(np.hypot(*off.T)) < 0.7
+
+
+def test_footprints_lie_where_they_were_moved_to_from_the_map(project, case):
+    frame = load_footprints(project).frame
+    back = shapely.transform(case.footprints[0], lambda points: points - case.shift[0])
+    assert len(case.footprints) == len(case.shift) == FEW
+    assert case.building_id.tolist() == frame["building_id"].tolist()
+    assert back.equals_exact(frame.geometry.iloc[0], 1e-6, normalize=True)
+    assert np.hypot(*case.shift.T).max() < 3
+
+
+def test_the_members_judge_what_they_have_not_learned_from(case, folds):
+    members, first = [member(1), member(2)], footprint_network()
+    found = look_at(case, [first], members, folds)
+    assert found.building_id.tolist() == case.building_id.tolist()
+    own = folds.of(*shapely.get_coordinates(shapely.centroid(case.footprints)).T)
+    assert found.fold.tolist() == own.tolist()
+    assert set(own) == {0, 1}
+    groups = {"footprints": (case.footprints, np.arange(FEW)), "phantoms": case.phantoms, "misfits": case.misfits}
+    for name, (shapes, host) in groups.items():
+        seen = getattr(found, name)
+        assert len(seen) > 0
+        assert shapely.equals(seen.shapes, shapes).all()
+        assert seen.host.tolist() == host.tolist()
+        assert seen.logits.shape == (len(shapes), 2)
+        some = np.unique(np.linspace(0, len(shapes) - 1, 12).astype(int))
+        chips = case.chips(shapes[some])
+        assert seen.logits[some, 0] == pytest.approx(ask(first, chips)[0], abs=ROUNDED)
+        answers = [ask(one, chips) for one in members]
+        for index, row in enumerate(some):
+            logit, embedding, _ = answers[own[host[row]]]  # of the footprint that lent the shape or lies underneath
+            assert seen.logits[row, 1] == pytest.approx(logit[index], abs=ROUNDED)
+            assert seen.embedding[row] == pytest.approx(embedding[index], abs=ROUNDED)
+        assert seen.coverage[some] == pytest.approx(chips.coverage())
+        assert seen.tone[some] == pytest.approx(chips.tone(), abs=0.01)
+
+
+def test_without_members_there_are_no_folds_and_one_opinion(case):
+    found = look_at(case, [footprint_network()], [], None)
+    assert (found.fold == -1).all()
+    assert found.misfits.logits.shape == (len(case.misfits[0]), 1)
+
+
+def test_a_group_without_outlines_is_written_and_read_too(project, opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(looks, "MOST_PHANTOMS", 0)
+    monkeypatch.setattr(looks, "MOST_MISFITS", 0)
+    bare = Case(project, opened, footprint_network())
+    look_at(bare, [member(1)], [member(2)], Folds(1, 60.0, 0.0, 0.0)).write(tmp_path / "outlines.npz")
+    found = OutlineEvidence.read(tmp_path / "outlines.npz")
+    assert (len(found.footprints), len(found.phantoms), len(found.misfits)) == (FEW, 0, 0)
+    assert found.phantoms.logits.shape == (0, 2)
+    assert found.misfits.embedding.shape == (0, found.footprints.embedding.shape[1])
+    assert fold_of(bare, bare.misfits[1], None).tolist() == []
+
+
+def test_outlines_are_looked_at_in_parts_and_come_back_in_their_order(case, monkeypatch):
+    network = member(3)
+    whole = look_at(case, [network], [], None)
+    monkeypatch.setattr(looks, "AT_ONCE", 7)
+    parts = look_at(case, [network], [], None)
+    for name in ("footprints", "phantoms", "misfits"):
+        assert getattr(parts, name).logits == pytest.approx(getattr(whole, name).logits, abs=ROUNDED)
+        assert getattr(parts, name).coverage == pytest.approx(getattr(whole, name).coverage, abs=0.01)
+
+
+def test_a_first_look_is_written_where_verify_looks_for_it(project, monkeypatch):
+    monkeypatch.setattr(looks, "MOST_PHANTOMS", 10)
+    monkeypatch.setattr(looks, "MOST_MISFITS", 10)
+    assert look(project) == first_look.file(project)
+    found = OutlineEvidence.read(first_look.file(project))
+    assert len(found.building_id) == FEW
+    assert (found.fold == -1).all()

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from historymap_lib import alignment, evidence, zonal
-from historymap_lib.last_layer import FEW, Evidence
+from historymap_lib.last_layer import BY_NETWORK, BY_POOR_PHOTO, FEW, Evidence, Trust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,10 @@ NUMBERS = (
     "shift_east", "shift_north", "fit", "misfit", "probability_under", "contrast", "shadow", "darkness", "texture",
 )  # fmt: skip
 """Columns of what people are told of a building beside its probability; see `reasons`."""
+LEFT_OPEN = 0.2, 0.8
+"""Probabilities between which the network that comes with the package leaves open whether a building fits."""
+POOR = 0.37
+"""From this share of footprints that it leaves open, a photo is poor: 0.29 on sharp photos of Banepa, 0.44 on strong film."""
 CONTRAST = 4
 """Column of `evidence.describe` with the contrast across the outline."""
 OUTWARD = ((6, 7), (9, 10), (12, 13))
@@ -49,6 +53,7 @@ class Gathered:
         footprints: evidence for those.
         phantoms: the same for outlines where nothing stands.
         misfits: the same for outlines over buildings that they do not fit; None where the evidence cannot tell these.
+        trust: what such evidence has been shown not to see.
 
     """
 
@@ -57,6 +62,7 @@ class Gathered:
     footprints: Evidence
     phantoms: Evidence
     misfits: Evidence | None
+    trust: Trust
 
 
 def gather(
@@ -110,7 +116,15 @@ def gather(
     table = pd.DataFrame({"coverage": coverage}, index=range(len(building_ids)))
     for name, values in {"overlap": overlap, **numbers}.items():
         table.loc[rows, name] = np.asarray(values, np.float64)
-    return Gathered(table, rows, tables[0], tables[1], tables[2] if len(tables[2]) >= FEW else None)
+    misfits = tables[2] if len(tables[2]) >= FEW else None
+    return Gathered(table, rows, tables[0], tables[1], misfits, _trust(kept[0]))
+
+
+def _trust(footprints: Looks) -> Trust:
+    """Return how far the evidence can be trusted: on a poor photo much of what stood looks as if nothing did."""
+    first = expit(footprints.logits[:, 0].astype(np.float64))
+    left_open = (first > LEFT_OPEN[0]) & (first < LEFT_OPEN[1])
+    return BY_POOR_PHOTO if len(first) and left_open.mean() > POOR else BY_NETWORK
 
 
 def _folds(seen: OutlineEvidence) -> NDArray[np.int64]:

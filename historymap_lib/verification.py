@@ -26,7 +26,7 @@ from historymap_lib.errors import PhotoError, SourceError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
 from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
-from historymap_lib.last_layer import BY_NETWORK, BY_PHOTO, FEW, Evidence, fit_last_layer
+from historymap_lib.last_layer import BY_PHOTO, FEW, Evidence, fit_last_layer
 from historymap_lib.live_verdicts import CaseLayer, layer_file
 from historymap_lib.mixture import blocks
 from historymap_lib.offsets import known_offsets
@@ -200,7 +200,7 @@ def weigh(
     kept = None
     if min(len(known.footprints), len(known.phantoms)) >= FEW:
         said = _said_of(frame["building_id"], judged)[known.rows]
-        layer = fit_last_layer(known.footprints, known.phantoms, known.misfits, said, trust=BY_NETWORK)
+        layer = fit_last_layer(known.footprints, known.phantoms, known.misfits, said, trust=known.trust)
         kept = CaseLayer.of(np.array(ids, np.str_)[known.rows], layer)
         table.loc[known.rows, "probability"] = kept.layer.probability
     return table, kept

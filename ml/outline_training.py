@@ -19,6 +19,7 @@ from historymap_lib.imagery import open_photo
 from historymap_lib.progress import Bar
 from ml import runtime
 from ml.checkpoint import footprint_network
+from ml.footprint_network import Augmentation
 from ml.footprint_training import FOOTPRINT, MISFIT, PHANTOM, Examples, Plan, ask, fit
 from ml.looks import Case, fold_of
 
@@ -37,6 +38,10 @@ MOST = 6000
 """Footprints that are learned from; of more, so many are drawn."""
 CERTAIN = 5.0
 """A footprint that a person has judged is drawn so many times as often as another one."""
+LEARNING_RATE = 8e-4
+"""At its highest; the network knows buildings already."""
+ON_ITS_FILM = Augmentation(blur=0.8, grain=0.25, far=0.0)
+"""Crops are changed less than for the weights of the package: the film is the one that is to be judged."""
 DOUBT = 0.02
 """How often a misfit is drawn at least, against one over a building that surely stood."""
 
@@ -63,7 +68,12 @@ def fine_tune(project: Project, folds: Folds, device: torch.device) -> list[Stat
     with Bar("outlines", total=total, unit="step") as bar:
         for number in range(settings.outline_rounds):
             for fold in range(folds.count):
-                plan = Plan(settings.outline_steps, seed=settings.seed + 100 * number + fold)
+                plan = Plan(
+                    settings.outline_steps,
+                    learning_rate=LEARNING_RATE,
+                    augmentation=ON_ITS_FILM,
+                    seed=settings.seed + 100 * number + fold,
+                )
                 name = f"round {number + 1} member {fold + 1}"
                 members[fold] = fit(
                     runtime.place(footprint_network(), device),

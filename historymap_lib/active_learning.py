@@ -3,8 +3,9 @@
 Who wants the model to learn asks where it doubts (uncertainty sampling: Lewis and Gale 1994, SIGIR). The most doubtful
 ones may all be of a kind, though, or from one street. So *spread* takes turns among parts of the area and sizes of
 buildings, with the most doubtful of each (after the round-robin among clusters of Citovsky et al. 2021, Batch Active
-Learning at Scale, NeurIPS, arXiv 2107.14263). Who wants to know how good the verdicts are asks at random: any beginning
-of that order is a simple random sample of what the photo shows.
+Learning at Scale, NeurIPS, arXiv 2107.14263), and *teaches* asks what makes all others surest (`last_layer`). Who wants
+to know how good the verdicts are asks at random: any beginning of that order is a simple random sample of what the
+photo shows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ORDERS = {
+    "teaches": "what tells most about the buildings that are still in doubt",
     "spread": "the least certain of each part of the area and each size in turn",
     "uncertain": "the least certain first",
     "disagreement": "where people disagree, then where the network and the verdict do",
@@ -43,7 +45,9 @@ def rank(how: str, buildings: pd.DataFrame, *, seed: int = 0, conflicts: Collect
     Args:
         how: one of `ORDERS`.
         buildings: `building_id`, `verdict`, `probability` and `overlap` as `verify` writes them, `x` and `y` of a
-            point in them (metres) and `area` (square metres); any index.
+            point in them (metres) and `area` (square metres); any index. `teaches`, if it is there, is the place of
+            each in `LastLayer.teaching_order`, nan for those beyond it, which follow as in *spread*; without it
+            *teaches* is *spread*.
         seed: of the order *random*.
         conflicts: ids of the buildings on which people disagree.
 
@@ -57,12 +61,17 @@ def rank(how: str, buildings: pd.DataFrame, *, seed: int = 0, conflicts: Collect
     if how == "random":
         order = np.random.default_rng(seed).permutation(len(buildings))
         return order[shown[order]]
+    if how == "teaches" and "teaches" not in buildings:
+        how = "spread"
     rows = np.flatnonzero(shown)
     if len(rows) == 0:
         return rows
     asked = buildings.iloc[rows].reset_index(drop=True)
     if how == "disagreement":
         return rows[_disagreement(asked, conflicts)]
+    if how == "teaches":
+        order = _spread(asked)
+        return rows[order[np.argsort(asked["teaches"].fillna(np.inf).to_numpy()[order], kind="stable")]]
     return rows[_spread(asked) if how == "spread" else np.argsort(_certainty(asked), kind="stable")]
 
 

@@ -11,9 +11,11 @@ ratio model: Qin 1998, Biometrika 85:619). Whatever the shape of f0, the logit o
 is then a straight line in s, and its two numbers are found from footprints and phantoms alone (as with presence-only
 data: Ward et al. 2009, Biometrics 65:554). Scores that are a logit already, up to shift and scale, suit this.
 
-How sure that line is, is told by fitting it again and again to parts of the town drawn with replacement (a bootstrap of
-blocks, since neighbours resemble each other: Künsch 1989, Annals of Statistics 17:1217), and with more or fewer
-*misfits* in the null, since nobody knows how much of what came later took the place of an old house.
+How sure that line is, is told by fitting it again and again: to parts of the town drawn with replacement (a bootstrap
+of blocks, since neighbours resemble each other: Künsch 1989, Annals of Statistics 17:1217), from beliefs that are drawn
+too, so that what scores do not tell stays open (randomised maximum likelihood: Chen and Oliver 2012, Mathematical
+Geosciences 44:1), and with more or fewer *misfits* in the null, since nobody knows how much of what came later took the
+place of an old house.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,11 +39,11 @@ SIDE = 6
 """The town is parted into so many strips, and each of these into so many blocks."""
 DRAWS = 16
 """Parts of the town drawn, for each share of misfits."""
-SLOPE, TILT = 0.5, 0.3
-"""Standard deviations, before anything is seen, of b about 1 and of k about 0."""
+BELIEF = np.array([0.8, 0.5, 0.3])
+"""Standard deviations, before anything is seen, of the logit of theta about 0, of b about 1 and of k about 0."""
 STARTS = ((-2.5, -1.0, 1.0, 0.0), (-1.0, -1.0, 1.0, 0.0), (-0.3, -2.0, 1.0, 0.0))
 """Where the search begins: log theta, a, b, k."""
-BOUNDS = ((-6.0, 0.0), (-20.0, 10.0), (0.05, 6.0), (-1.0, 1.0))
+BOUNDS = ((-6.0, -0.005), (-20.0, 10.0), (0.05, 6.0), (-1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Lines:
         `missed` is the share of what stood that looks as if nothing did, whatever the score; no score tells how many
         these are, and so no probability falls below theirs.
         """
-        raw = expit(self.shift[:, None] + self.slope[:, None] * scores)
+        raw: Floats = expit(self.shift[:, None] + self.slope[:, None] * scores)
         least = self._missed(missed) * self.share(missed) / np.maximum(self.null, 1e-3)
         return raw + (1 - raw) * np.minimum(least, 1.0)[:, None]
 
@@ -86,7 +88,7 @@ class Lines:
 def fit_lines(
     footprints: Floats,
     nulls: list[Floats],
-    places: list[NDArray[np.float64]],
+    places: list[Floats],
     mixes: tuple[tuple[float, ...], ...],
     *,
     draws: int = DRAWS,
@@ -108,48 +110,58 @@ def fit_lines(
     inside = [np.clip(np.searchsorted(edges, part, side="right") - 1, 0, count - 1) for part in groups]
     number = np.bincount(np.concatenate(inside), minlength=count)
     middle = np.bincount(np.concatenate(inside), np.concatenate(groups), count) / np.maximum(number, 1)
-    blocks = np.split(_blocks(np.concatenate(places)), np.cumsum([len(part) for part in groups])[:-1])
+    block_of = np.split(blocks(np.concatenate(places)), np.cumsum([len(part) for part in groups])[:-1])
     tables = [
         np.bincount(block * count + place, minlength=SIDE**2 * count).reshape(SIDE**2, count).astype(np.float64)
-        for block, place in zip(blocks, inside, strict=True)
+        for block, place in zip(block_of, inside, strict=True)
     ]
     rng = np.random.default_rng(seed)
     chosen = np.concatenate([np.ones((1, SIDE**2)), rng.multinomial(SIDE**2, np.full(SIDE**2, SIDE**-2.0), draws)])
+    centres = np.concatenate([np.zeros((1, 3)), rng.normal(size=(draws, 3))])
     found = []
     for mix in mixes:
         start = None
-        for draw in chosen:
+        for draw, centre in zip(chosen, centres, strict=True):
             seen, *kinds = (draw @ table for table in tables)
             if seen.sum() == 0 or any(kind.sum() == 0 for kind in kinds):
                 continue  # a draw that holds none tells nothing
             null = np.sum([share * kind / kind.sum() for share, kind in zip(mix, kinds, strict=True)], axis=0)
-            best = _fit(middle, seen, null, STARTS if start is None else (start,))
+            best = _fit(middle, seen, null, centre, STARTS if start is None else (start,))
             start = best if start is None else start
             found.append(_line(best, middle, null))
     return Lines(*np.array(found).T)
 
 
-def _fit(scores: Floats, seen: Floats, null: Floats, starts: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
+def _fit(
+    scores: Floats, seen: Floats, null: Floats, centre: Floats, starts: tuple[tuple[float, ...], ...]
+) -> tuple[float, ...]:
     """Return log theta, a, b, k that are likeliest after how many footprints each bin has.
+
+    `centre` is about what values they are believed to lie, in units of `BELIEF`.
 
     That is the likelihood of telling footprints from as many phantoms, of which the share `null` is in each bin.
     """
     weight = null * seen.sum()
 
+    present = null > 0
+    known, share, weight = scores[present], np.log(null[present]), null * seen.sum()
+
     def unlikely(values: Floats) -> tuple[float, Floats]:
         theta, a, b, k = values
-        tilted = null * np.exp(-k * scores)
-        later, stood = theta - np.log(tilted.sum()) - k * scores, a + b * scores
+        tilted = share - k * known
+        total = np.logaddexp.reduce(tilted)
+        later, stood = theta - total - k * scores, a + b * scores
         odds, part = np.logaddexp(later, stood), expit(later - stood)
         loss = seen @ np.logaddexp(0, -odds) + weight @ np.logaddexp(0, odds)
-        loss += ((b - 1) / SLOPE) ** 2 / 2 + (k / TILT) ** 2 / 2
+        off = np.array([theta - np.log(-np.expm1(theta)), b - 1, k]) / BELIEF - centre
+        loss += off @ off / 2
         slope = weight * expit(odds) - seen * expit(-odds)
-        mean = tilted @ scores / tilted.sum()
+        mean = np.exp(tilted - total) @ known
         return loss, np.array([
-            slope @ part,
+            slope @ part - off[0] / (BELIEF[0] * np.expm1(theta)),
             slope @ (1 - part),
-            slope @ ((1 - part) * scores) + (b - 1) / SLOPE**2,
-            slope @ (part * (mean - scores)) + k / TILT**2,
+            slope @ ((1 - part) * scores) + off[1] / BELIEF[1],
+            slope @ (part * (mean - scores)) + off[2] / BELIEF[2],
         ])  # fmt: skip
 
     found = [minimize(unlikely, start, jac=True, method="L-BFGS-B", bounds=BOUNDS) for start in starts]
@@ -159,10 +171,12 @@ def _fit(scores: Floats, seen: Floats, null: Floats, starts: tuple[tuple[float, 
 def _line(values: tuple[float, ...], scores: Floats, null: Floats) -> tuple[float, float, float]:
     """Return shift, slope and the share of the null."""
     theta, a, b, k = values
-    return a - theta + float(np.log(null @ np.exp(-k * scores))), b + k, float(np.exp(theta))
+    present = null > 0
+    total = float(np.logaddexp.reduce(np.log(null[present]) - k * scores[present]))
+    return a - theta + total, b + k, float(np.exp(theta))
 
 
-def _blocks(places: Floats) -> Indices:
+def blocks(places: Floats) -> Indices:
     """Return for each place its block, from 0; all blocks hold about equally many."""
     strip = _parts(places[:, 0])
     block = strip * SIDE
@@ -177,9 +191,3 @@ def _parts(values: Floats) -> Indices:
     part = np.empty(len(values), dtype=np.int64)
     part[order] = np.arange(len(values)) * SIDE // max(len(values), 1)
     return part
-
-
-def logits(probabilities: Floats, floor: float) -> Floats:
-    """Return logits of probabilities that are kept so far from 0 and 1."""
-    values: Floats = logit(np.clip(probabilities, floor, 1 - floor))
-    return values

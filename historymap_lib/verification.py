@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+import shapely
 from shapely import box
 
 from historymap_lib import alignment, artifacts, evidence, first_look, zonal
 from historymap_lib.annotation_store import settled
 from historymap_lib.building_evidence import NUMBERS, gather
-from historymap_lib.calibration import FEW, TwoGroups, corrected
 from historymap_lib.errors import PhotoError, SourceError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
 from historymap_lib.footprint_source import load_footprints, source_file
 from historymap_lib.imagery import open_photo, photo_files
-from historymap_lib.last_layer import fit_last_layer
+from historymap_lib.last_layer import BY_NETWORK, BY_PHOTO, FEW, Evidence, fit_last_layer
+from historymap_lib.live_verdicts import CaseLayer, layer_file
+from historymap_lib.mixture import blocks
 from historymap_lib.offsets import known_offsets
 from historymap_lib.outline_evidence import OutlineEvidence, trained_file
 from historymap_lib.phantoms import make_phantoms
@@ -48,10 +50,10 @@ if TYPE_CHECKING:
     from historymap_lib.project import Project
     from historymap_lib.settings import Verification
 
+FOLDS = 3
+"""The town is parted into so many; what is learned on the others is used on each."""
 LEAST = 0.01
 """Share of a footprint that must have data for anything to be said of it."""
-MISSED = 0.0
-"""As much of what stood is taken to look as if nothing did, as of what did not stand looks as if it did."""
 VERDICTS = ("existed", "not_existed", "unsure", "no_coverage")
 CODE = tuple(
     f"historymap_lib.{name}"
@@ -61,9 +63,8 @@ CODE = tuple(
             "alignment",
             "annotations",
             "annotation_store",
-            "calibration",
             "evidence",
-            *("building_evidence", "first_look", "last_layer", "mixture", "outline_evidence"),
+            *("building_evidence", "first_look", "last_layer", "live_verdicts", "mixture", "outline_evidence"),
             "footprints",
             "footprints_osm",
         ),
@@ -116,7 +117,7 @@ def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Ve
         area = photo.grid.polygon if quick and photo is not None else _area(told_by, project)
         found = load_footprints(project, area)
         print(f"footprints: {found.summary()}")  # noqa: T201 - counts are conserved, and shown
-        frame = _judged(project, found.frame, judged, photo, quick=quick)
+        frame, layer = _judged(project, found.frame, judged, photo, quick=quick)
         frame["photo"] = project.photo_name()
         counts = _count(frame, found)
         metadata = {
@@ -128,7 +129,7 @@ def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Ve
             "settings": project.settings("verification"),
             "annotations_without_building": sorted(set(judged) - set(frame["building_id"])),
         }
-        _write(frame[COLUMNS], metadata, paths.verified)
+        _write(frame[COLUMNS], metadata, paths.verified, layer, layer_file(project))
         settings = project.settings("area", "photo", "footprints", "tiles", "verification")
         artifacts.write_manifest(
             paths.verified,
@@ -150,14 +151,14 @@ def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Ve
 
 def _judged(
     project: Project, frame: gpd.GeoDataFrame, judged: dict[str, Annotation], photo: Photo | None, *, quick: bool
-) -> gpd.GeoDataFrame:
-    """Return the buildings with their verdicts, and the model that made them."""
+) -> tuple[gpd.GeoDataFrame, CaseLayer | None]:
+    """Return the buildings with their verdicts and the model that made them, and the last layer if there is one."""
     paths = project.paths
     file = first_look.file(project) if quick else trained_file(project)
     model = first_look.NAME if quick else _model_of(paths.probability, paths.model)
     if not quick and not file.exists():  # predicted by a version that had no footprint network
         found = judge(frame, paths.probability, judged, project.verification, photo, offsets=known_offsets(project))
-        return found.assign(model=model)
+        return found.assign(model=model), None
     seen = OutlineEvidence.read(file)
     missing = int((seen.of(frame["building_id"].tolist()) < 0).sum())
     if missing:
@@ -166,8 +167,8 @@ def _judged(
             f"have changed; run {'verify --quick --force' if quick else 'predict'} again"
         )
     raster = None if quick else paths.probability
-    table = weigh(frame, seen, judged, project.verification, raster, photo=photo)
-    return decide(frame, table, judged, project.verification).assign(model=model)
+    table, layer = weigh(frame, seen, judged, project.verification, raster, photo=photo)
+    return decide(frame, table, judged, project.verification).assign(model=model), layer
 
 
 def weigh(
@@ -178,10 +179,11 @@ def weigh(
     raster: Path | None,
     *,
     photo: Photo | None = None,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, CaseLayer | None]:
     """Return `probability`, `coverage`, `overlap` and `building_evidence.NUMBERS` of each building; nan without data.
 
-    With too few buildings to calibrate (`last_layer.FEW`) what the network says stands as it is.
+    The last layer, which the probabilities come from, is returned too. With too few buildings to calibrate
+    (`last_layer.FEW`) there is none, and what the network says stands as it is.
 
     Args:
         frame: the footprints, as `footprints.load` gives them.
@@ -195,11 +197,13 @@ def weigh(
     ids = frame["building_id"].tolist()
     known = gather(ids, seen, max(settings.min_coverage, LEAST), raster=raster, photo=photo, reach=settings.max_offset)
     table = known.table.assign(probability=known.table["fit"])
+    kept = None
     if min(len(known.footprints), len(known.phantoms)) >= FEW:
         said = _said_of(frame["building_id"], judged)[known.rows]
-        layer = fit_last_layer(known.footprints, known.phantoms, known.misfits, said, missed=MISSED)
-        table.loc[known.rows, "probability"] = layer.probability
-    return table
+        layer = fit_last_layer(known.footprints, known.phantoms, known.misfits, said, trust=BY_NETWORK)
+        kept = CaseLayer.of(np.array(ids, np.str_)[known.rows], layer)
+        table.loc[known.rows, "probability"] = kept.layer.probability
+    return table, kept
 
 
 def _said_of(building_id: pd.Series, judged: dict[str, Annotation]) -> NDArray[np.float64]:
@@ -277,7 +281,7 @@ def score(
 ) -> pd.DataFrame:
     """Return `mean`, `overlap`, `coverage` and the calibrated `probability` of each shape; nan without data.
 
-    With too few buildings to calibrate (see `calibration.FEW`) the mean stands as it is. `said` is what people say of
+    With too few buildings to learn from (see `last_layer.FEW`) the mean stands as it is. `said` is what people say of
     each: 1 it existed, 0 it did not, nan nothing.
     """
     offsets = alignment.estimate(raster, shapes, settings.max_offset)
@@ -285,21 +289,21 @@ def score(
         phantoms, origin = make_phantoms(shapes, box(*dataset.bounds))
     moved, phantoms = offsets.move(shapes), offsets.move(phantoms)
     table = zonal.footprint_statistics(raster, moved)
-    null = zonal.footprint_statistics(raster, phantoms)
+    below = zonal.footprint_statistics(raster, phantoms)
     table["probability"] = table["mean"]
-    covered, seen = (part["coverage"].to_numpy() >= max(settings.min_coverage, LEAST) for part in (table, null))
+    covered, seen = (part["coverage"].to_numpy() >= max(settings.min_coverage, LEAST) for part in (table, below))
     if min(covered.sum(), seen.sum()) >= FEW:
         known = evidence.describe(np.concatenate([moved[covered], phantoms[seen]]), moved, raster, photo)
-        said = np.full(len(shapes), np.nan) if said is None else said
-        told = covered & ~np.isnan(said)
-        scores, null_scores = evidence.score(known[: covered.sum()], known[covered.sum() :], said[covered])
-        table.loc[covered, "probability"] = TwoGroups.fit(scores, null_scores, shifted=False)(scores)
-        table.loc[told, "probability"] = np.clip(said[told], 0.001, 0.999)  # a phantom counts a little at least
-        # what came later did so on other ground than what stood: phantoms near the former tell more
-        later = 1 - table["probability"].to_numpy()[origin[seen]]
-        groups = TwoGroups.fit(scores, null_scores, np.where(covered[origin[seen]], later, 1.0))
-        table.loc[covered, "probability"] = corrected(groups(scores), said[covered])
+        fold = blocks(shapely.get_coordinates(shapely.centroid(moved))) % FOLDS
+        footprints = _evidence(known[: covered.sum()], moved[covered], fold[covered])
+        null = _evidence(known[covered.sum() :], phantoms[seen], fold[origin[seen]])
+        layer = fit_last_layer(footprints, null, None, None if said is None else said[covered], trust=BY_PHOTO)
+        table.loc[covered, "probability"] = layer.probability
     return table
+
+
+def _evidence(table: NDArray[np.float64], shapes: NDArray[Any], fold: NDArray[np.int64]) -> Evidence:
+    return Evidence(table, np.zeros((len(table), 0)), shapely.get_coordinates(shapely.centroid(shapes)), fold)
 
 
 def _said(annotation: Annotation) -> str:
@@ -352,8 +356,13 @@ def _photo(project: Project, *, needed: bool) -> Iterator[Photo | None]:
         yield photo
 
 
-def _write(frame: gpd.GeoDataFrame, metadata: dict[str, Any], path: Path) -> None:
-    """Write GeoJSON with its metadata, and a GeoPackage beside it; that by way of memory, so a full disk is told."""
+def _write(
+    frame: gpd.GeoDataFrame, metadata: dict[str, Any], path: Path, layer: CaseLayer | None, beside: Path
+) -> None:
+    """Write GeoJSON with its metadata, and a GeoPackage beside it; that by way of memory, so a full disk is told.
+
+    The last layer is there (`beside`) before the GeoJSON that it belongs to, and of use only once that is there.
+    """
     table = BytesIO()
     plain = frame.assign(existed=frame["existed"].astype("boolean"))
     plain.to_file(table, driver="GPKG", layer="buildings", engine="pyogrio")
@@ -361,4 +370,9 @@ def _write(frame: gpd.GeoDataFrame, metadata: dict[str, Any], path: Path) -> Non
         partial.write_bytes(table.getbuffer())
     content = json.loads(frame.to_crs("EPSG:4326").to_json(drop_id=True))
     content["metadata"] = metadata
-    artifacts.write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+    with artifacts.replacing(path) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        if layer is None:
+            beside.unlink(missing_ok=True)
+        else:
+            layer.write(beside, partial)

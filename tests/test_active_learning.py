@@ -151,5 +151,5 @@ def test_a_city_of_100_000_buildings_is_ranked(how):
 
 
 def test_an_unknown_order_is_one_sentence_with_the_known_ones():
-    with pytest.raises(AnnotationsError, match=r"'easy' is no order to ask in; it is one of spread, .*random"):
+    with pytest.raises(AnnotationsError, match=r"'easy' is no order to ask in; it is one of teaches, spread, .*random"):
         rank("easy", town())

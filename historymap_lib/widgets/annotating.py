@@ -17,6 +17,7 @@ from historymap_lib.agreement import conflicts
 from historymap_lib.annotation_store import AnnotationStore, Judgement
 from historymap_lib.annotations import REPLACED
 from historymap_lib.widgets.buildings import VERDICTS, Filter, agreement
+from historymap_lib.widgets.learner import learn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from historymap_lib.annotation_store import Event
+    from historymap_lib.live_verdicts import LiveVerdicts
     from historymap_lib.widgets.buildings import VIEW, Buildings
 
 ORDERS = LEARNING | {
@@ -50,30 +52,41 @@ class Session:
     Attributes:
         store: where judgements go.
         buildings: what is judged; replaced as a whole when there are new verdicts.
+        live: what lets the verdicts follow from what people say, without being applied; None where nothing does.
         annotator: who judges.
         selected: the row that is looked at, or None.
         changed: rows whose look has changed since the map was drawn.
+        behind: whether people have said what verdicts and queue do not follow from yet (`learner`).
+        learned: how many judgements they follow from that are not applied.
+        ranked: rows in the order in which they are asked for, or None until somebody asks.
+        disputed: ids of the buildings on which people disagree.
 
     """
 
-    def __init__(self, store: AnnotationStore, buildings: Buildings, annotator: str) -> None:
-        self.store, self.buildings, self.annotator = store, buildings, annotator
+    def __init__(
+        self, store: AnnotationStore, buildings: Buildings, annotator: str, live: LiveVerdicts | None = None
+    ) -> None:
+        self.store, self.buildings, self.annotator, self.live = store, buildings, annotator, live
         self.lock = threading.RLock()
+        self.learning = threading.Lock()  # taken before the other, never after it
+        self.behind, self.learned = False, 0
+        self.ranked: NDArray[np.int64] | None = None
+        self.disputed: set[str] = set()
         self.listeners: list[Callable[[], None]] = []
         self.selected: int | None = None
         self.changed: set[int] = set()
-        self.order, self.filter, self.threshold = "spread", Filter(), 0.0
+        self.order = "teaches" if live is not None else "spread"
+        self.filter, self.threshold = Filter(), 0.0
         self.view: VIEW | None = None
         self.only: NDArray[np.bool_] | None = None
         self._chosen_by, self._since = PERSON, time.monotonic()
         self._trail: list[int] = []
         self._done: dict[int, float | None] = {}
-        self._ranked: NDArray[np.int64] | None = None
         self._seen = 0
         self._own: set[int] = set()
         self._mine: set[str] = set()
-        self._conflicts: set[str] = set()
         self.reread()
+        self._learn()
 
     def reread(self) -> None:
         """Take from the store what everybody has said."""
@@ -82,26 +95,31 @@ class Session:
             self._seen = max((event.id for event in events), default=self._seen)
             latest = self.store.by_person()
             self._mine = {event.building for event in latest if event.annotator == self.annotator}
-            self._conflicts = set(conflicts(latest))
+            self.disputed = set(conflicts(latest))
             holding: dict[str, Event] = {}
             for event in sorted(latest, key=lambda one: (one.made_at, one.id)):
                 holding[event.building] = event
             self.buildings.note(holding)
-            self._ranked = None
+            self.ranked, self.behind = None, self.live is not None
 
-    def replace(self, buildings: Buildings) -> None:
+    def replace(self, buildings: Buildings, live: LiveVerdicts | None = None) -> None:
         """Go on with other buildings or verdicts, at the same building."""
         with self.lock:
             selected = None if self.selected is None else self.buildings.ids[self.selected]
             by_row = self._done
             done = {buildings.row(self.buildings.ids[row]): seconds for row, seconds in by_row.items()}
-            self.buildings, self.only = buildings, None
+            self.buildings, self.only, self.live, self.learned = buildings, None, live, 0
             self.selected = buildings.row(selected) if selected is not None else None
             self._done = {row: seconds for row, seconds in done.items() if row is not None}
             self._trail.clear()
-            self._ranked = None
             self.reread()
+        self._learn()
         self.tell()
+
+    def _learn(self) -> None:
+        """Let the verdicts follow from what people say at once; the queue, which takes longer, is left behind."""
+        learn(self)
+        self.behind = self.live is not None
 
     def look(self) -> bool:
         """Take what others have said since; True if that changes anything here."""
@@ -156,7 +174,7 @@ class Session:
     def ask(self, order: str) -> None:
         """Ask in another order."""
         with self.lock:
-            self.order, self._ranked = order, None
+            self.order, self.ranked, self.behind = order, None, self.live is not None
         self.tell()
 
     def settle(self, annotator: str, order: str) -> None:
@@ -209,10 +227,10 @@ class Session:
 
     def _ranking(self) -> NDArray[np.int64]:
         """Return all rows that can be asked for, in order."""
-        if self._ranked is None:
+        if self.ranked is None:
             how = self.order if self.order in LEARNING else "uncertain"
-            self._ranked = rank(how, self.buildings.table(), conflicts=self._conflicts)
-        return self._ranked
+            self.ranked = rank(how, self.buildings.table(), conflicts=self.disputed)
+        return self.ranked
 
     def _open(self) -> NDArray[np.bool_]:
         """Return which buildings the order asks for, of those that the photo shows."""
@@ -221,7 +239,7 @@ class Session:
         if self.order == "others":
             return wanted & judged & ~self._rows(self._mine)
         if self.order == "disagreement":
-            return wanted & (~judged | self._rows(self._conflicts - self._mine))
+            return wanted & (~judged | self._rows(self.disputed - self._mine))
         wanted &= ~judged
         if self.order == "view" and self.view is not None:
             inside = np.zeros(len(self.buildings), bool)
@@ -314,6 +332,7 @@ class Session:
         """Take from the store what holds of one building."""
         event = self.store.holding(building)
         self.buildings.mark(building, event)
+        self.behind = self.live is not None
         row = self.buildings.row(building)
         if row is not None:
             self.changed.add(row)

@@ -12,6 +12,7 @@ from ipywidgets import Box, VBox
 from historymap_lib import display
 from historymap_lib.annotation_store import AnnotationStore
 from historymap_lib.errors import HistorymapError
+from historymap_lib.live_verdicts import LiveVerdicts
 from historymap_lib.widgets.annotating import Session
 from historymap_lib.widgets.apply_panel import ApplyPanel
 from historymap_lib.widgets.building_map import BuildingMap, Swipe
@@ -19,6 +20,7 @@ from historymap_lib.widgets.building_views import BuildingViews
 from historymap_lib.widgets.buildings import read_buildings
 from historymap_lib.widgets.grid_panel import GridPanel
 from historymap_lib.widgets.judge_panel import JudgePanel
+from historymap_lib.widgets.learner import Learner
 from historymap_lib.widgets.legend_panel import LegendPanel
 from historymap_lib.widgets.mode_panel import ModePanel
 from historymap_lib.widgets.refresher import refresher
@@ -44,7 +46,7 @@ class AnnotationMap(VBox):
         project = case.project
         self._case, self._stamp, self._photo_note = case, _stamp(case), ""
         store = AnnotationStore.of(project)
-        self._session = Session(store, read_buildings(project, {}), _annotator())
+        self._session = Session(store, read_buildings(project, {}), _annotator(), LiveVerdicts.of(project))
         self._views = BuildingViews(project, self._session)
         self._asked: set[str] = set()
         self._map = BuildingMap(self._session)
@@ -60,6 +62,7 @@ class AnnotationMap(VBox):
         super().__init__([top, self._legend, self._apply])
         self.add_class("hm-annotate")
         self._session.listeners.append(self._changed)
+        self._learner = Learner(self._session)  # listens second: what a person has judged is recoloured first
         self._legend.observe(lambda _: self.refresh(), "layers")
         self.refresh()
         refresher.add(self)
@@ -68,10 +71,11 @@ class AnnotationMap(VBox):
         """Show what others have said, new verdicts and layers that have become ready."""
         if (stamp := _stamp(self._case)) != self._stamp:
             self._stamp = stamp
-            self._session.replace(read_buildings(self._case.project, {}))
+            project = self._case.project
+            self._session.replace(read_buildings(project, {}), LiveVerdicts.of(project))
         try:
             if self._session.look():
-                self._changed()
+                self._session.tell()
             self._show_layers()
         except HistorymapError as error:
             self._photo_note = str(error)
@@ -79,6 +83,7 @@ class AnnotationMap(VBox):
     def close(self) -> None:
         """Refresh no more, and take all off the page."""
         refresher.remove(self)
+        self._learner.close()
         for panel in self._panels:
             panel.close()
         super().close()

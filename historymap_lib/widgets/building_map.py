@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MOST = 800
 """Buildings that are drawn one by one; the browser takes 0.2 s for them."""
+MANY = 200
+"""With so many that have changed the view is drawn anew: twice as many shapes would make each pan slower."""
 CELL = 8
 """Pixels of a cell of the picture far out."""
 DEEPEST = 23
@@ -93,14 +95,12 @@ class BuildingMap(Map):
                 return
             passing = session.passing()
             state = (view, session.threshold, id(session.buildings), passing.tobytes())
-            if state != self._drawn:
-                self._drawn = state
+            changed = self._in_view(session.changed, view, passing)
+            far = self._far.url != NOTHING
+            if state != self._drawn or (far and changed) or len(changed) >= MANY:
+                self._drawn, changed = state, []
                 session.changed.clear()
                 self._draw_view(view, passing)
-            elif self._far.url != NOTHING and session.changed:
-                session.changed.clear()
-                self._draw_view(view, passing)
-            changed = [row for row in sorted(session.changed) if passing[row]]
             self._put(self._top, self._collection(changed, " hm-changed"))
             chosen = [] if session.selected is None else [session.selected]
             self._put(self._chosen, session.buildings.collection(chosen, ["hm-chosen"] * len(chosen)))
@@ -150,6 +150,15 @@ class BuildingMap(Map):
         with self.hold_sync():
             self.center = ((south + north) / 2, (west + east) / 2)
             self.zoom = _zoom(bounds)
+
+    def _in_view(self, rows: set[int], view: VIEW, passing: np.ndarray) -> list[int]:
+        """Return those that are shown here: what lies elsewhere is drawn as it is then when the map moves there."""
+        if not rows:
+            return []
+        inside = self._session.buildings.within(view)
+        inside = inside[passing[inside]]
+        found: list[int] = inside[np.isin(inside, list(rows))].tolist()
+        return found
 
     def _draw_view(self, view: VIEW, passing: np.ndarray) -> None:
         rows = self._session.buildings.within(view)

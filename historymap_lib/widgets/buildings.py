@@ -65,9 +65,11 @@ class Buildings:
         frame: what `verify` wrote of each, in the CRS of the case; without verdicts the columns of the footprints.
         shapes: the footprints in EPSG:4326.
         area: in square metres (float64).
-        probability: that it existed (float64, nan where nothing is known).
+        probability: that it existed (float64, nan where nothing is known); of what people have judged, that before.
         confidence: of the verdict of the model, 0 to 1 (float64).
         model: code of the verdict of the model (int8).
+        applied: the probability in the file, before anything was learned since (float64).
+        applied_model: the verdict that goes with it (int8).
         annotated: code of what people say, -1 where nobody has (int8).
         shifts: where the photo shows each, east and north of the map in metres, nan where not known (n x 2, float64).
         reasons: why the model says so, in its words; empty where `verify` was told by a person (object).
@@ -85,11 +87,10 @@ class Buildings:
         judged = "probability" in frame
         probability = pd.to_numeric(frame["probability"]) if judged else pd.Series(np.nan, frame.index)
         self.probability: NDArray[Any] = probability.to_numpy(np.float64)
-        self.confidence = np.nan_to_num(np.maximum(self.probability, 1 - self.probability))
-        low, high = thresholds
-        with np.errstate(invalid="ignore"):
-            sides = [np.isnan(self.probability) & judged, self.probability >= high, self.probability <= low]
-        self.model = np.select(sides, [NO_COVERAGE, EXISTED, NOT_EXISTED], UNSURE).astype(np.int8)
+        self._judged, self._thresholds = judged, thresholds
+        self._looked_up: tuple[Any, NDArray[np.intp]] = None, np.zeros(0, np.intp)
+        self.confidence, self.model = self._verdicts(self.probability)
+        self.applied, self.applied_model = self.probability.copy(), self.model
         self.annotated = np.full(len(frame), -1, np.int8)
         self.reasons = _reasons_of_the_model(frame)
         self.shifts = _shifts(frame)
@@ -145,6 +146,39 @@ class Buildings:
         if row is not None:
             self.annotated[row] = -1 if event is None else VERDICTS.index(event.verdict)
             self._replaced_by_people[row] = event is not None and event.replaced
+
+    def said(self) -> dict[str, bool]:
+        """Return of which buildings people say whether they existed, and whether."""
+        rows = np.flatnonzero((self.annotated == EXISTED) | (self.annotated == NOT_EXISTED))
+        return dict(zip(self.ids[rows].tolist(), (self.annotated[rows] == EXISTED).tolist(), strict=True))
+
+    def learn(self, ids: NDArray[Any], probability: NDArray[np.float64]) -> bool:
+        """Take other probabilities of some buildings than those in the file; True if any differs from now.
+
+        Of a building that people have judged the one of before stays: it is what the model said without them.
+        """
+        rows = self.rows(ids)
+        wanted = rows >= 0
+        wanted &= ~np.isin(self.annotated[rows], (EXISTED, NOT_EXISTED))
+        now = self.probability.copy()
+        now[rows[wanted]] = probability[wanted]
+        moved = bool((now[rows[wanted]] != self.probability[rows[wanted]]).any())
+        self.probability = now
+        self.confidence, self.model = self._verdicts(now)
+        return moved
+
+    def rows(self, ids: NDArray[Any]) -> NDArray[np.intp]:
+        """Return the rows of buildings, -1 where there is none of this id; the same array is looked up only once."""
+        known, rows = self._looked_up
+        if known is not ids:
+            rows = np.array([self._rows.get(name, -1) for name in ids.tolist()], np.intp)
+            self._looked_up = ids, rows
+        return rows
+
+    def looks(self, threshold: float = 0.0) -> NDArray[np.int8]:
+        """Return a number for each that differs where it is drawn otherwise."""
+        looks: NDArray[np.int8] = self.shown(threshold) + np.int8(len(VERDICTS)) * self.replaced(threshold)
+        return looks
 
     def shown(self, threshold: float = 0.0) -> NDArray[np.int8]:
         """Return the code of the verdict of each: what people say, else the model if it is as confident as this."""
@@ -207,9 +241,21 @@ class Buildings:
         west, south, east, north = shapely.total_bounds(self.shapes)
         return float(west), float(south), float(east), float(north)
 
+    def _verdicts(self, probability: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+        """Return the confidence of the verdict of the model, and its code."""
+        low, high = self._thresholds
+        with np.errstate(invalid="ignore"):
+            sides = [np.isnan(probability) & self._judged, probability >= high, probability <= low]
+        model = np.select(sides, [NO_COVERAGE, EXISTED, NOT_EXISTED], UNSURE).astype(np.int8)
+        return np.nan_to_num(np.maximum(probability, 1 - probability)), model
+
+    @cached_property
+    def _middles(self) -> gpd.GeoSeries:
+        return self.frame.geometry.centroid
+
     def table(self) -> pd.DataFrame:
         """Return what an order of asking needs to know of each building (`active_learning.rank`)."""
-        centre = self.frame.geometry.centroid
+        centre = self._middles
         return pd.DataFrame(
             {
                 "building_id": self.ids,

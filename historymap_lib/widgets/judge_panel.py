@@ -81,7 +81,8 @@ class JudgePanel(Panel):
             "replaced": bool(found.replaced(session.threshold)[row]),
             "probability": None if np.isnan(probability) else float(probability),
             "model": found.reasons[row]
-            or _model_says(VERDICTS[found.model[row]], probability, known="probability" in found.frame),
+            or _model_says(VERDICTS[found.applied_model[row]], found.applied[row], known="probability" in found.frame),
+            "learned": self._learned(row),
             "uncovered": found.model[row] == NO_COVERAGE,
             "area": float(found.area[row]),
             "tags": self._views.tags(row),
@@ -94,6 +95,17 @@ class JudgePanel(Panel):
                 for event in session.store.history(building)
             ],
         }  # fmt: skip
+
+    def _learned(self, row: int) -> str:
+        """Return what was learned of a building that nobody has judged since the verdicts were made, if it shows."""
+        found, count = self._session.buildings, self._session.learned
+        before, now = found.applied[row], found.probability[row]
+        same = np.isnan(now) or (found.model[row] == found.applied_model[row] and f"{now:.2f}" == f"{before:.2f}")
+        if not count or found.annotated[row] >= 0 or same:
+            return ""
+        verdict = VERDICTS[found.model[row]].replace("_", " ")
+        judgements = f"{count:,} judgement{'s' if count > 1 else ''}"
+        return f"now {verdict}, probability {now:.2f}: as learned from {judgements}, not applied yet"
 
 
 def _model_says(verdict: str, probability: float, *, known: bool) -> str:

@@ -39,6 +39,7 @@ class LegendPanel(Panel):
             "replaced": int(session.buildings.replaced(session.threshold).sum()),
             "annotated": int((session.buildings.annotated >= 0).sum()),
             "kinds": list(ANNOTATED),
+            "learned": session.learned,
             "threshold": session.threshold,
             "passing": passing,
             "all": len(session.buildings),

@@ -11,6 +11,7 @@
     panel: (before) => ![before, undefined].includes(eye.building()) && all(".hm-map path.hm-chosen").length
       && all(".hm-judge img").some((one) => one.naturalWidth && one.dataset.image === eye.building()),
     recoloured: (place) => all(".hm-map path.hm-changed.hm-existed.hm-annotated").some(holds(place)),
+    learned: (before) => eye.learned() !== before,
     peer: (place) => all(".leaflet-container path[fill='#00aa00']").some(holds(place)),
     drawn: (side) => {
       if (!map()) return false;
@@ -24,6 +25,8 @@
   const eye = window.eye = {
     tasks: [], when: {},
     building: () => document.querySelector(".hm-building-head strong")?.textContent,
+    learned: () => document.querySelector(".hm-legend .hm-learned")?.textContent ?? "",
+    existed: () => Number(document.querySelector(".hm-legend strong").textContent.replaceAll(",", "")),
     chosen: () => middle(document.querySelector(".hm-map path.hm-chosen")),
     zoom: () => {
       const tile = document.querySelector(".hm-map .leaflet-photo-pane img.leaflet-tile-loaded");

@@ -35,6 +35,7 @@ from workbench_fixtures import Lab, browser_at, chromium_path, serving  # noqa: 
 
 from historymap_lib import artifacts, display, verification  # noqa: E402
 from historymap_lib.annotation_store import AnnotationStore, Judgement  # noqa: E402
+from historymap_lib.live_verdicts import layer_file  # noqa: E402
 from historymap_lib.project import load  # noqa: E402
 from historymap_lib.settings import Verification  # noqa: E402
 
@@ -72,14 +73,14 @@ def make(folder: Path, count: int, size: int) -> Path:
         values |= {"footprints": {"path": "footprints.gpkg"}, "jobs": {"idle": 60}}
         file.write_text(yaml.safe_dump(values), encoding="utf-8")
         case = load(file)
-        frame = _verdicts(count, side, case.verification)
+        frame = made_up(count, side, case.verification)
         frame[["osm_type", "osm_id", "name", "building", "start_date", "geometry"]].to_file(folder / "footprints.gpkg")
         judgements = [Judgement(name, "existed", "ann", seconds=1.5) for name in frame["building_id"][:JUDGED]]
         case.paths.annotations.parent.mkdir(parents=True, exist_ok=True)
         AnnotationStore.of(case).save(*judgements)
         path = case.paths.verified
         path.parent.mkdir(parents=True, exist_ok=True)
-        verification._write(frame[verification.COLUMNS], {}, path)
+        verification._write(frame[verification.COLUMNS], {}, path, None, layer_file(case))
         counts = {name: int((frame["verdict"] == name).sum()) for name in verification.VERDICTS}
         artifacts.write_manifest(path, step="verify", inputs={}, settings={}, parameters={}, code=[], counts=counts)
     display.make(load(file), "photo")
@@ -87,7 +88,7 @@ def make(folder: Path, count: int, size: int) -> Path:
     return file
 
 
-def _verdicts(count: int, side: float, thresholds: Verification) -> gpd.GeoDataFrame:
+def made_up(count: int, side: float, thresholds: Verification) -> gpd.GeoDataFrame:
     """Return houses as `verify` writes them, with tags."""
     rng = np.random.default_rng(1937)
     move = np.array([bench_tiles.WEST - bench_verify.WEST, bench_tiles.NORTH - bench_verify.NORTH])
@@ -165,7 +166,7 @@ class Eye:
             self.page.wait_for_timeout(60)  # so it does not slide on
             self.page.evaluate("side => eye.watch('pointerup', {drawn: side, tiles: null})", side)
             self.page.mouse.up()
-            self._add(found)
+            self.add(found)
             self.page.wait_for_timeout(700)
         return found
 
@@ -174,12 +175,12 @@ class Eye:
         found: Times = {}
         for _ in range(rounds):
             self.zoom(max(zoom, JUDGE[1]))
-            while not (place := self._pick(".hm-map path.hm-building:not(.hm-annotated, .hm-existed)", ".hm-map")):
+            while not (place := self.pick(".hm-map path.hm-building:not(.hm-annotated, .hm-existed)", ".hm-map")):
                 self.page.keyboard.press("Space")  # there is none in view: on to another place
                 self.settle()
             self.page.evaluate("() => eye.watch('pointerup', {panel: eye.building() ?? ''})")
             self.page.mouse.click(*place)
-            self._add(found)
+            self.add(found)
             self.settle()
             self.zoom(zoom)
             building = self.page.evaluate("() => eye.building()")
@@ -187,7 +188,7 @@ class Eye:
             found.setdefault("in view", []).append(shapes)
             self.page.evaluate("() => eye.watch('keydown', {recoloured: eye.chosen()})")
             self.page.keyboard.press("e")
-            self._add(found)
+            self.add(found)
             event = store.holding(building)
             found.setdefault("lost", []).append(float(event is None or event.verdict != "existed"))
             self.settle()
@@ -205,10 +206,10 @@ class Eye:
         found: Times = {}
         for _ in range(rounds):
             self.page.wait_for_timeout(1500)
-            place = self._pick(".leaflet-container path[fill='#aa0000']", ".leaflet-container")
+            place = self.pick(".leaflet-container path[fill='#aa0000']", ".leaflet-container")
             self.page.evaluate("place => eye.watch('pointerup', {peer: place})", place)
             self.page.mouse.click(*place)
-            self._add(found)
+            self.add(found)
         return found
 
     def memory(self) -> str:
@@ -235,14 +236,16 @@ class Eye:
         if self._shots:
             self.page.screenshot(path=self._shots / f"{name}.png")
 
-    def _pick(self, what: str, within: str) -> tuple[float, float] | None:
+    def pick(self, what: str, within: str) -> tuple[float, float] | None:
+        """Return a place on one of some elements, any of those near the middle of another; None where there is none."""
         return self.page.evaluate("words => eye.pick(...words)", [what, within, self._chance.random()])
 
     def _found(self) -> dict[str, tuple[float, float]]:
         self.page.wait_for_function("() => eye.done", polling=50)
         return self.page.evaluate("() => eye.found")
 
-    def _add(self, found: Times) -> None:
+    def add(self, found: Times) -> None:
+        """Wait for what is watched, and add its times."""
         for name, (dom, painted) in self._found().items():
             found.setdefault(name, []).append(dom)
             found.setdefault(f"{name}, painted", []).append(painted)
@@ -263,7 +266,7 @@ def openings(eye: Eye, rounds: int) -> None:
         eye.page.locator("[data-key=verdicts]").filter(has_text="existed").wait_for()
         eye.page.wait_for_timeout(5000)  # the status is read meanwhile
         found[imported].append(eye.opened("notebook:run-cell"))
-    _table("map on the screen [s]", found, 2)
+    table("map on the screen [s]", found, 2)
 
 
 def work(eye: Eye, rounds: int, store: AnnotationStore) -> float:
@@ -274,11 +277,11 @@ def work(eye: Eye, rounds: int, store: AnnotationStore) -> float:
     for name, zoom in PAN.items():
         found = eye.pan(zoom, rounds)
         eye.shot(name)
-        _table(f"pan at zoom {zoom}, {name} [ms]: {eye.tasks()}", found)
+        table(f"pan at zoom {zoom}, {name} [ms]: {eye.tasks()}", found)
     for zoom in JUDGE:
         found = eye.judge(zoom, rounds, store)
         lost, shown = sum(found.pop("lost")), statistics.median(found.pop("in view"))
-        _table(f"click, E at zoom {zoom}, {shown:.0f} in view [ms]: {eye.tasks()}; not stored: {lost:.0f}", found)
+        table(f"click, E at zoom {zoom}, {shown:.0f} in view [ms]: {eye.tasks()}; not stored: {lost:.0f}", found)
     eye.shot("judged")
     _served(eye.page.evaluate("() => eye.served()"))
     return statistics.median(found["recoloured"])
@@ -291,10 +294,11 @@ def _served(tiles: list[tuple[float, float, float]]) -> None:
         busy, until = busy + max(0.0, end - max(start, until)), max(until, end)
     print(f"photo tiles: {len(tiles)} from the server, {len(tiles) / busy * 1000:.0f} a second while any was awaited")
     waited, served = [end - start for start, _, end in tiles], [end - sent for _, sent, end in tiles]
-    _table("a tile, as the browser sees it [ms]", {"waiting in the browser too": waited, "from the request": served})
+    table("a tile, as the browser sees it [ms]", {"waiting in the browser too": waited, "from the request": served})
 
 
-def _table(title: str, found: Times, digits: int = 0) -> None:
+def table(title: str, found: Times, digits: int = 0) -> None:
+    """Print medians and the worst."""
     print(title)
     for name, values in found.items():
         print(
@@ -318,7 +322,7 @@ def run(file: Path, config: Path, rounds: int, shots: Path | None) -> None:
         print(f"memory after all that [MB]: {eye.memory()}")
         eye.tasks()
         found = eye.peer(rounds, file.parent, near)
-        _table(f"ipyleaflet, {len(near)} polygons, click [ms]: {eye.tasks()}", found)
+        table(f"ipyleaflet, {len(near)} polygons, click [ms]: {eye.tasks()}", found)
         print(f"  times slower than E at zoom {JUDGE[-1]}: {statistics.median(found['peer']) / ours:.1f}")
         print(*eye.lab.errors, sep="\n")
 

@@ -6,16 +6,31 @@ import json
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
 import pytest
-from case_fixtures import CRS, NORTH, WEST, find_elsewhere, lattice, make_case, rectangle, seen, write_probability
+from case_fixtures import (
+    CRS,
+    NORTH,
+    WEST,
+    change,
+    find_elsewhere,
+    lattice,
+    make_case,
+    rectangle,
+    seen,
+    write_probability,
+)
 from job_fixtures import until
+from look_fixtures import ALIKE, SPACING, look_at_outlines
 from pyproj import Transformer
 
 from historymap_lib import steps
 from historymap_lib.annotation_store import AnnotationStore
 from historymap_lib.annotations import REPLACED
 from historymap_lib.cli import main
+from historymap_lib.live_verdicts import LiveVerdicts
 from historymap_lib.project import load
+from historymap_lib.verification import verify
 
 CHECK = Path(__file__).with_name("check.js")
 TO_MERCATOR = Transformer.from_crs(CRS, "EPSG:3857", always_xy=True)
@@ -77,6 +92,23 @@ def crowded(tmp_path, monkeypatch):
     write_probability(load(file), seen(buildings))
     steps.run(load(file), "verify")
     find_elsewhere(load(file), {f"way/{number}": (1.5, 1.5) for number in buildings})
+    return file
+
+
+LIKE, OTHER = f"way/{ALIKE[5]}", f"way/{ALIKE[9]}"
+
+
+@pytest.fixture
+def alike(tmp_path, monkeypatch):
+    """A case with a first look, in which OTHER existed as soon as a person says that LIKE did."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = make_case(tmp_path, lattice(SPACING), verification={"max_offset": 0}, jobs={"idle": 30, "grace": 5})
+    look_at_outlines(load(file), quick=True)
+    verify(load(file), quick=True, picture=False)
+    live = LiveVerdicts.of(load(file))
+    (row,) = np.flatnonzero(live.building_id == OTHER)
+    between = [live.after(said)["probability"][row] for said in ({}, {LIKE: True})]
+    change(file, "verification", existed_from=float(np.mean(between)))
     return file
 
 
@@ -215,6 +247,42 @@ def test_by_one_key_another_building_stood_here_until_it_is_undone(town, lab):
     page.page.locator(".hm-cell.hm-replaced").wait_for()
     page.lab.shot(".hm-annotate")
     assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
+    assert page.lab.errors == []
+
+
+UPON = """([x, y, what]) => [...document.querySelectorAll(`.hm-map path.hm-changed.${what}`)].some(one => {
+  const at = one.getBoundingClientRect();
+  return at.left <= x && x <= at.right && at.top <= y && y <= at.bottom;
+})"""
+"""Whether a place on the page is recoloured so."""
+
+
+def test_what_is_said_of_one_building_recolours_its_likes_at_once_and_back(alike, lab):
+    page = Annotating(lab(alike, "5_annotate.ipynb", size=(1500, 1000))).run()
+    case = load(alike)
+    before = case.paths.verified.read_bytes()
+    place = gpd.read_file(case.paths.verified).set_index("building_id").to_crs("EPSG:3857").geometry.centroid
+    page.page.locator(".hm-judge [name=order]").select_option("view")  # so the map stays where it is
+
+    def at(name):
+        return page.page.evaluate(PLACE, [place[name].x, place[name].y])
+
+    page.page.mouse.click(*at(LIKE))
+    page.page.locator(".hm-building-head").filter(has_text=LIKE).wait_for()
+    assert not page.page.evaluate(UPON, [*at(OTHER), "hm-existed"])
+    page.press("e")
+    page.page.wait_for_function(UPON, arg=[*at(LIKE), "hm-existed.hm-annotated"])
+    page.page.wait_for_function(UPON, arg=[*at(OTHER), "hm-existed:not(.hm-annotated)"])
+    note = page.page.locator(".hm-legend .hm-learned")
+    note.filter(has_text="as learned from 1 judgement, not applied yet").wait_for()
+    page.lab.shot(".hm-annotate")
+    assert page.page.evaluate(CHECK.read_text(encoding="utf-8")) == []
+    page.page.mouse.click(*at(OTHER))
+    page.page.locator(".hm-judge .hm-learned").filter(has_text="now existed").wait_for()
+    assert case.paths.verified.read_bytes() == before
+    page.page.keyboard.press("z")
+    page.page.wait_for_function(UPON, arg=[*at(OTHER), "hm-unsure"])
+    note.wait_for(state="detached")
     assert page.lab.errors == []
 
 

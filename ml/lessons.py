@@ -114,7 +114,7 @@ def _roofs_of(file: Path) -> Examples:
         crs = CRS.from_user_input(dataset.crs)
     photo = _with_square_pixels(photo, resolution)
     shapes = load(file.with_suffix(".geojson"), crs=crs, id_field="fid").frame.geometry.to_numpy()
-    grid = Grid(crs, bounds.left, bounds.top, float(np.mean(resolution)), photo.shape[1], photo.shape[0])
+    grid = Grid(crs, bounds.left, bounds.top, float(resolution[0]), photo.shape[1], photo.shape[0])
     covered = _covered(photo > 0, grid)
     shapes = shapes[shapely.within(shapes, covered)]
     if len(shapes) == 0:
@@ -125,8 +125,8 @@ def _roofs_of(file: Path) -> Examples:
 
 
 def _with_square_pixels(photo: NDArray[np.uint8], resolution: tuple[float, float]) -> NDArray[np.uint8]:
-    """Return the photo with pixels as high as they are wide, to a thousandth: rows are repeated or left out."""
-    rows = round(photo.shape[0] * resolution[1] / np.mean(resolution))
+    """Return the photo with pixels as high as they are wide: rows are repeated or left out."""
+    rows = round(photo.shape[0] * resolution[1] / resolution[0])
     row = (np.arange(rows) + 0.5) * photo.shape[0] // rows
     square: NDArray[np.uint8] = photo[np.minimum(row, photo.shape[0] - 1).astype(int)]
     return square

@@ -60,7 +60,7 @@ def make_case(folder: Path, buildings: dict[int, Polygon] | None = None, **setti
         "footprints": {"path": "footprints.geojson"},
         "tiles": {"size": TILE, "resolution": RESOLUTION, "count": 50},
         "model": {"widths": [4, 8]},
-        "training": {"crop": 64},
+        "training": {"crop": 64, "outline_steps": 0},
         "prediction": {"runtime": "torch"},
     }
     for section, changes in settings.items():

@@ -24,7 +24,7 @@ photo: {{path: {data}/banepa/orthophoto.tif}}
 footprints: {{path: {data}/banepa/footprints.geojson}}
 tiles: {{size: 256, resolution: 0.4, test: 0}}
 model: {{widths: [8, 16, 32], stride: 2}}
-training: {{epochs: 45, crop: 128, batch_size: 4, device: cpu}}
+training: {{epochs: 45, crop: 128, batch_size: 4, device: cpu, outline_steps: 60}}
 prediction: {{precision: fp32}}
 """
 ROTTERDAM = """
@@ -34,7 +34,7 @@ photo: {{path: {data}/rotterdam/pan2.tif, nodata: 0}}
 footprints: {{path: buildings.geojson}}
 tiles: {{size: 128, test: 0}}
 model: {{widths: [4, 8]}}
-training: {{epochs: 1, crop: 64, device: cpu}}
+training: {{epochs: 1, crop: 64, device: cpu, outline_steps: 2, outline_rounds: 1}}
 prediction: {{precision: fp32}}
 """
 

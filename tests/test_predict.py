@@ -10,20 +10,29 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ml_fixtures import NORTH, WEST, make_case, make_tiles, write_photo, write_settings
+from outline_fixtures import small_town, write_town
 from pyproj import CRS
 from rasterio.windows import Window
+from sklearn.metrics import roc_auc_score
 
 from historymap_lib import artifacts
 from historymap_lib.errors import ModelError, PhotoError
+from historymap_lib.outline_evidence import OutlineEvidence, trained_file
+from historymap_lib.project import load
 from historymap_lib.settings import Model, Prediction
 from historymap_lib.tiles import Folds, Grid
+from historymap_lib.training_data import generate
+from historymap_lib.verification import VERDICTS, verify
+from ml import looks
 from ml import predict as predicting
 from ml import runner as runners
 from ml.checkpoint import load_model, save_model
@@ -327,6 +336,32 @@ def test_a_trained_model_finds_the_houses_that_the_photo_shows(trained):
     with rasterio.open(trained.paths.probability) as file, rasterio.open(trained.resolve("photo.tif")) as photo:
         values, grey = file.read(1).astype(int), photo.read(1)
     assert values[grey > 150].mean() > values[grey < 100].mean() + 80
+
+
+def test_the_footprint_network_learns_from_the_case_and_each_member_judges_its_own_fold(tmp_path, monkeypatch):
+    monkeypatch.setattr(looks, "MOST_PHANTOMS", 150)
+    monkeypatch.setattr(looks, "MOST_MISFITS", 150)
+    settings = {"epochs": 1, "outline_steps": 2, "outline_rounds": 1}
+    project = load(write_town(tmp_path, training=settings, tiles={"count": 8, "size": 64}))
+    generate(project)
+    assert train(project).metrics["outlines"] is True
+    model = load_model(project.paths.model)
+    assert len(model.outlines) == model.folds.count == 2
+    predict(project, picture=False)
+    seen = OutlineEvidence.read(trained_file(project))
+    middle = shapely.get_coordinates(shapely.centroid(seen.footprints.shapes))
+    assert seen.fold.tolist() == model.folds.of(*middle.T).tolist()
+    assert seen.footprints.logits.shape == (len(seen.building_id), 2)
+    assert min(len(seen.phantoms), len(seen.misfits)) >= 30
+    stood = np.array([building.stood for building in small_town().buildings])
+    found = dict(zip(seen.building_id.tolist(), seen.footprints.logits, strict=True))
+    logits = np.array([found[f"way/{number}"] for number in range(1, len(stood) + 1)])
+    assert min(roc_auc_score(stood, column) for column in logits.T) > 0.85
+    made = verify(project, picture=False)
+    assert sum(made.counts[name] for name in VERDICTS) == len(stood)
+    frame = gpd.read_file(project.paths.verified.with_suffix(".gpkg")).set_index("osm_id").sort_index()
+    judged = frame["probability"].notna().to_numpy()
+    assert roc_auc_score(stood[judged], frame["probability"][judged]) > 0.85
 
 
 @pytest.fixture(scope="module")

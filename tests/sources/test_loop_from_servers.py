@@ -20,7 +20,7 @@ BOUNDS = [353900.1, 3057000.1, 354180.1, 3057400.1]
 SMALL = {
     "tiles": {"size": 256, "resolution": 0.4, "test": 0, "count": 4},
     "model": {"widths": [4, 8], "stride": 2},
-    "training": {"epochs": 2, "crop": 128, "batch_size": 4, "device": "cpu"},
+    "training": {"epochs": 2, "crop": 128, "batch_size": 4, "device": "cpu", "outline_steps": 2},
     "prediction": {"precision": "fp32"},
 }
 

@@ -36,7 +36,7 @@ NUMBERS = (
 LEFT_OPEN = 0.2, 0.8
 """Probabilities between which the network that comes with the package leaves open whether a building fits."""
 POOR = 0.37
-"""From this share of footprints that it leaves open a photo is poor: 0.29 on a sharp one of Banepa, 0.44 on strong film."""
+"""From this share of footprints that it leaves open a photo is poor: 0.29 on a sharp photo, 0.44 on strong film."""
 CONTRAST = 4
 """Column of `evidence.describe` with the contrast across the outline."""
 OUTWARD = ((6, 7), (9, 10), (12, 13))

@@ -82,7 +82,7 @@ class Trust:
 BY_NETWORK = Trust(missed=0.2, replaced=0.015)
 """Evidence with that of the footprint network, which has been shown misfits."""
 BY_POOR_PHOTO = Trust(missed=2.0, replaced=0.015)
-"""The same on a photo so poor that the network leaves many outlines open: much of what stood looks as if nothing did."""
+"""The same on a photo so poor that the network leaves much open: what stood often looks as if nothing did."""
 BY_PHOTO = Trust(missed=1.0, replaced=0.03)
 """Probabilities, outlines, light and shadow alone."""
 

@@ -72,17 +72,20 @@ class Trust:
         missed: how much of what stood may look as if nothing did, in shares of how much of what did not stand looks as
             if it did; the latter is seen in phantoms, the former nowhere.
         replaced: share of what surely looks like a building that fits, and is another one.
+        least: no probability is lower than this, whatever is seen, unless people say so of that building.
 
     """
 
     missed: float
     replaced: float
+    least: float = 0.0
 
 
 BY_NETWORK = Trust(missed=0.2, replaced=0.015)
 """Evidence with that of the footprint network, which has been shown misfits."""
-BY_POOR_PHOTO = Trust(missed=2.0, replaced=0.015)
-"""The same on a photo so poor that the network leaves much open: what stood often looks as if nothing did."""
+BY_POOR_PHOTO = Trust(missed=2.0, replaced=0.015, least=0.15)
+"""The same on a photo so poor that the network leaves much open. What stood often looks as if nothing did, and nothing
+at hand tells how often (half of the time on strong film); so no building is said not to have existed."""
 BY_PHOTO = Trust(missed=1.0, replaced=0.03)
 """Probabilities, outlines, light and shadow alone."""
 
@@ -119,6 +122,7 @@ class LastLayer:
         directions: in which the logits can move, in units of what was likely before (n x d).
         said: what people say of each: 1 it existed, 0 it did not, nan nothing (n).
         shares: that stood, as well as can be known without asking (draws).
+        least: no probability that is claimed is lower; see `Trust`.
 
     """
 
@@ -126,6 +130,7 @@ class LastLayer:
     directions: Floats
     said: Floats
     shares: Floats
+    least: float = 0.0
     _start: Floats | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -172,7 +177,9 @@ class LastLayer:
     def probability(self) -> Floats:
         """The probability that can be claimed of each (n): nearer to even odds than the likeliest, by `CAUTION`."""
         size = np.abs(self.logit)
-        return self._answered(expit(self.logit * size / np.maximum(size + CAUTION * self.spread, FLOOR)))
+        careful = expit(self.logit * size / np.maximum(size + CAUTION * self.spread, FLOOR))
+        raised = self.least + careful * (1 - 2 * self.least)  # the same at even odds, and in the same order
+        return self._answered(np.where(self.logit < 0, raised, careful))
 
     @property
     def share(self) -> tuple[float, float, float]:
@@ -217,8 +224,9 @@ class LastLayer:
 
     def save(self, path: Path) -> None:
         """Write the layer (npz, without pickles)."""
+        directions, least = self.directions.astype(np.float32), np.array(self.least)
         np.savez_compressed(
-            path, prior=self.prior, directions=self.directions.astype(np.float32), said=self.said, shares=self.shares
+            path, prior=self.prior, directions=directions, said=self.said, shares=self.shares, least=least
         )
 
     @classmethod
@@ -231,7 +239,8 @@ class LastLayer:
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-                return cls(*(content[name].astype(np.float64) for name in ("prior", "directions", "said", "shares")))
+                arrays = [content[name].astype(np.float64) for name in ("prior", "directions", "said", "shares")]
+                return cls(arrays[0], arrays[1], arrays[2], arrays[3], float(content["least"]))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise VerificationError(f"{path}: cannot be read ({error}); run verify again") from error
 
@@ -276,7 +285,8 @@ def fit_last_layer(
     missed = min(trust.missed * lines.confusion(scores[1]), MOST_MISSED)
     told = np.full(len(footprints), np.nan) if said is None else np.asarray(said, np.float64)
     chances = logit(np.clip((1 - trust.replaced) * lines.probabilities(scores[0], missed), FLOOR, 1 - FLOOR))
-    return LastLayer(chances.mean(0), _directions(chances, tables[0], footprints), told, lines.share(missed))
+    directions = _directions(chances, tables[0], footprints)
+    return LastLayer(chances.mean(0), directions, told, lines.share(missed), trust.least)
 
 
 def _directions(chances: Floats, table: Floats, footprints: Evidence) -> Floats:

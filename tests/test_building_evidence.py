@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from historymap_lib.building_evidence import BLOCK, NUMBERS, gather
 from historymap_lib.imagery import open_photo
+from historymap_lib.last_layer import BY_NETWORK, BY_POOR_PHOTO
 from historymap_lib.outline_evidence import OutlineEvidence
 from historymap_lib.project import load
 
@@ -168,3 +169,11 @@ def test_the_side_away_from_the_sun_shows_as_a_shadow(tmp_path):
     assert roc_auc_score(STOOD, table["shadow"]) > 0.9
     assert table["shadow"][STOOD].mean() > 0.5
     assert table["shadow"][~STOOD].mean() < 0
+
+
+def test_a_photo_on_which_the_network_leaves_much_open_is_poor():
+    seen = seen_of()
+    assert gather(IDS.tolist(), seen, 0.5).trust == BY_NETWORK
+    half = np.where(np.arange(len(IDS)) % 2, 0.0, seen.footprints.logits[:, 0])[:, None].astype(np.float32)
+    poor = replace(seen, footprints=replace(seen.footprints, logits=half))
+    assert gather(IDS.tolist(), poor, 0.5).trust == BY_POOR_PHOTO

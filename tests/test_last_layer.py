@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from historymap_lib.errors import VerificationError
-from historymap_lib.last_layer import BY_NETWORK, FEW, Evidence, LastLayer, Trust, fit_last_layer
+from historymap_lib.last_layer import BY_NETWORK, BY_POOR_PHOTO, FEW, Evidence, LastLayer, Trust, fit_last_layer
 from historymap_lib.mixture import fit_lines
 
 ALL_SEEN = Trust(missed=0.0, replaced=0.0)
@@ -84,6 +84,17 @@ def test_what_evidence_misses_weakens_not_existed_and_what_was_replaced_weakens_
     assert replaced.max() <= 0.95 < plain.max()
 
 
+def test_on_a_poor_photo_only_people_say_that_a_building_did_not_exist_and_the_order_stays():
+    _, footprints, phantoms = town(0.6)
+    sharp, poor = (fit_last_layer(footprints, phantoms, None, trust=trust) for trust in (ALL_SEEN, BY_POOR_PHOTO))
+    assert (sharp.probability <= 0.1).mean() > 0.2
+    assert poor.probability.min() >= BY_POOR_PHOTO.least
+    assert (np.diff(poor.probability[np.argsort(poor.logit)]) > -0.01).all()
+    said = np.full(len(footprints), np.nan)
+    said[7] = 0
+    assert poor.update(said).probability[7] <= 0.1
+
+
 def test_misfits_that_look_like_houses_make_existed_more_careful():
     rng = np.random.default_rng(5)
     _, footprints, phantoms = town(0.6)
@@ -141,6 +152,13 @@ def test_the_order_that_teaches_leaves_out_what_is_judged_and_spreads_over_kinds
     assert len(layer.teaching_order(10_000)) == np.isnan(said).sum()
     among = footprints.place[:, 0] < 500
     assert among[layer.teaching_order(50, among)].all()
+
+
+def test_how_low_a_probability_may_be_is_kept_with_the_layer(tmp_path):
+    _, footprints, phantoms = town(0.6)
+    layer = fit_last_layer(footprints, phantoms, None, trust=BY_POOR_PHOTO)
+    layer.save(tmp_path / "layer.npz")
+    assert LastLayer.load(tmp_path / "layer.npz").least == layer.least == BY_POOR_PHOTO.least
 
 
 def test_a_layer_that_was_saved_is_the_same_and_a_damaged_one_is_told(tmp_path):

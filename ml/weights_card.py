@@ -38,9 +38,9 @@ PAINTED = """\
   them.
 """
 REAL = f"""\
-- **Real roofs** of three towns: {ROOF_PLACES}. Imagery: OpenAerialMap, CC BY 4.0. Footprints: © OpenStreetMap
-  contributors, ODbL 1.0. Both by way of hotosm/fAIr-utilities. All of these roofs stand on their photos; the footprint
-  network alone learned from them.
+- **Real roofs** of three towns: {ROOF_PLACES}. Imagery:
+  OpenAerialMap, CC BY 4.0. Footprints: © OpenStreetMap contributors, ODbL 1.0. Both by way of hotosm/fAIr-utilities.
+  All of these roofs stand on their photos; the footprint network alone learned from them.
 """
 NEVER = "- **Never** trained on any set of Banepa, neither its photo nor its footprints nor its truth.\n"
 LIMITS = """\
@@ -99,7 +99,7 @@ On {len(held)} painted towns that were held back, with {sum(town["buildings"] fo
 | AUC, what stood against what came later | {_mean(held, "auc"):.3f} | {min(town["auc"] for town in held):.3f} |
 | the same with phantoms and misfits among the latter | {_mean(held, "auc_with_misfits"):.3f} \
 | {min(town["auc_with_misfits"] for town in held):.3f} |
-| median error of where a building lies (m) | {_mean(held, "shift_metres"):.2f} \
+| median error of where a building lies that is 1 m off (m) | {_mean(held, "shift_metres"):.2f} \
 | {max(town["shift_metres"] for town in held):.2f} |
 
 {_made(card)}"""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from historymap_lib.sample import Sample
+    from historymap_lib.sample_varied import VariedTown
     from ml.footprint_training import Examples
 
 torch.set_num_threads(1)  # networks and crops are so small that threads would only wait for each other
@@ -82,18 +83,25 @@ def examples_of_houses(count: int = 120) -> Examples:
 
 
 def write_town(
-    folder: Path, *, count: int | None = None, shift: tuple[float, float] = (0.0, 0.0), **settings: dict
+    folder: Path,
+    *,
+    count: int | None = None,
+    varied: VariedTown | None = None,
+    shift: tuple[float, float] = (0.0, 0.0),
+    **settings: dict,
 ) -> Path:
-    """Write the small town as a case, and return its YAML: some of its buildings as the photo shows them, or off.
+    """Write the small town as a case, and return its YAML.
 
     Args:
         folder: where it goes.
         count: how many of the buildings are on the map.
+        varied: a town to be written in place of it.
         shift: metres east and north by which the map lies off.
         settings: keys of some sections.
 
     """
-    town = small_town()
+    town = small_town() if varied is None else varied
+    outlines = [building.outline for building in town.buildings] if varied is None else varied.seen_outlines
     corner = np.array([WEST, NORTH - town.size])
     with rasterio.open(
         folder / "photo.tif", "w", driver="GTiff", dtype="uint8", count=1, nodata=0, crs=UTM.to_wkt(),
@@ -101,8 +109,7 @@ def write_town(
         transform=from_origin(WEST, NORTH, town.resolution, town.resolution),
     ) as file:  # fmt: skip
         file.write(town.photo, 1)
-    outlines = [building.outline for building in town.buildings[:count]]
-    on_map = shapely.transform(np.array(outlines, dtype=object), lambda points: points + corner + shift)
+    on_map = shapely.transform(np.array(outlines[:count], dtype=object), lambda points: points + corner + shift)
     columns = {"osm_type": "way", "osm_id": np.arange(1, len(on_map) + 1), "building": "yes"}
     frame = gpd.GeoDataFrame(columns, geometry=on_map, crs=UTM)
     frame.to_file(folder / "footprints.geojson", driver="GeoJSON", engine="pyogrio")

@@ -13,8 +13,6 @@ import numpy as np
 import pandas as pd
 import shapely
 from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from historymap_lib import alignment, evidence, zonal
 from historymap_lib.last_layer import BY_NETWORK, BY_POOR_PHOTO, FEW, Evidence, Trust
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 BLOCK = 120.0
 """Metres: the parts of a town that a last layer learns on and is used on in turn, where nothing else has dealt them."""
 NUMBERS = (
-    "shift_east", "shift_north", "fit", "misfit", "probability_under", "contrast", "shadow", "darkness", "texture",
+    "shift_east", "shift_north", "fit", "probability_under", "contrast", "shadow", "darkness", "texture",
 )  # fmt: skip
 """Columns of what people are told of a building beside its probability; see `reasons`."""
 LEFT_OPEN = 0.2, 0.8
@@ -106,7 +104,6 @@ def gather(
         "shift_east": seen.shift[order[rows], 0],
         "shift_north": seen.shift[order[rows], 1],
         "fit": expit(kept[0].logits[:, -1]),
-        "misfit": _misfit(kept),
         "probability_under": under,
         "contrast": _contrast(described),
         "shadow": _shadow(described),
@@ -140,23 +137,6 @@ def _evidence(looks: Looks, described: NDArray[Any], fold: NDArray[np.int64]) ->
     place = shapely.get_coordinates(shapely.centroid(looks.shapes)).reshape(-1, 2)
     table = np.concatenate([looks.logits, described], axis=1, dtype=np.float64)
     return Evidence(table, looks.embedding.astype(np.float64), place, fold)
-
-
-def _misfit(groups: list[Looks]) -> NDArray[np.float64]:
-    """Return how much each footprint looks like an outline over another building (0 to 1).
-
-    What does not fit looks like a misfit or like a phantom; which of the two, their own embeddings teach.
-    """
-    footprints, phantoms, misfits = groups
-    if min(len(one) for one in groups) < FEW:
-        return np.full(len(footprints), np.nan)
-    scaler = StandardScaler().fit(np.concatenate([phantoms.embedding, misfits.embedding]))
-    label = np.repeat([0, 1], [len(phantoms), len(misfits)])
-    both = scaler.transform(np.concatenate([phantoms.embedding, misfits.embedding]))
-    model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=300).fit(both, label)
-    likely: NDArray[np.float64] = model.predict_proba(scaler.transform(footprints.embedding))[:, 1]
-    unfit: NDArray[np.float64] = likely * expit(-footprints.logits[:, -1].astype(np.float64))
-    return unfit
 
 
 def _contrast(described: list[NDArray[Any]]) -> NDArray[np.float64]:

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from historymap_lib.annotations import REPLACED
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -29,16 +27,12 @@ OPEN = "the photo leaves it open"
 
 FITS, MISSES = 0.8, 0.2
 """Probability that a building fits the outline: from here on one does, up to here none does."""
-ANOTHER = 0.5
-"""Evidence (0 to 1) from which on a building is there that does not fit the outline."""
 SHOWS, BARE = 0.5, 0.2
 """Mean probability under the outline: from here on the photo shows a building, up to here bare ground."""
 STRONG, NONE = 0.7, -0.7
 """Standard deviations of light and shadow, or of the contrast along the outline: clearly more or less than usual."""
-DARK, DIM = 50.0, 90.0
-"""Mean grey (0 to 255) around a building: so dark that little can be seen, and the shade of crowns of trees."""
-ROUGH = 14.0
-"""Standard deviation of grey (0 to 255) from which on the ground is as rough as crowns of trees."""
+DARK = 50.0
+"""Mean grey (0 to 255) around a building up to which little can be seen."""
 APART = 1.0
 """Metres between map and photo from which on it is worth telling."""
 
@@ -52,7 +46,6 @@ class Rule:
         text: the clause; `{shift:.1f}` and the like stand for the numbers.
         verdicts: of which buildings.
         bounds: by column the least and the largest value, both included.
-        alone: whether nothing further is said where it holds.
 
     """
 
@@ -60,7 +53,6 @@ class Rule:
     text: str
     verdicts: tuple[str, ...]
     bounds: Mapping[str, tuple[float, float]]
-    alone: bool = False
 
     def holds(self, verdict: NDArray[Any], numbers: pd.DataFrame) -> NDArray[np.bool_]:
         """Return for which rows it holds."""
@@ -74,10 +66,8 @@ HIGH = np.inf
 PLACE = "place"
 """The topic that says where the building was found, and nothing of whether one is there."""
 RULES = (
-    Rule("building", REPLACED, (NOT_EXISTED,), {"misfit": (ANOTHER, 1)}, alone=True),
     Rule("building", "the outline fits a building", (EXISTED,), {"fit": (FITS, 1)}),
     Rule("building", "a building shows under the outline", (EXISTED,), {"probability_under": (SHOWS, 1)}),
-    Rule("building", "a building is there, but perhaps not this one", (UNSURE,), {"misfit": (ANOTHER, 1)}, alone=True),
     Rule("building", "no building fits the outline", (NOT_EXISTED,), {"fit": (0, MISSES)}),
     Rule(
         "ground",
@@ -89,7 +79,6 @@ RULES = (
     Rule("light", "a shadow falls beside it", (EXISTED,), {"shadow": (STRONG, HIGH)}),
     Rule("light", "it has no shadow", (NOT_EXISTED, UNSURE), {"shadow": (-HIGH, NONE)}),
     Rule("sight", "the photo is too dark here", (UNSURE,), {"darkness": (0, DARK)}),
-    Rule("sight", "it lies under trees, it seems", (UNSURE,), {"darkness": (DARK, DIM), "texture": (ROUGH, HIGH)}),
     Rule(PLACE, "moved by {shift:.1f} m", (EXISTED, UNSURE), {"shift": (APART, HIGH)}),
 )
 NUMBERS = tuple(dict.fromkeys(name for rule in RULES for name in rule.bounds))
@@ -102,22 +91,19 @@ def explain_all(frame: pd.DataFrame) -> list[str]:
     Args:
         frame: `verdict` (text), and as far as they are known (float, nan or no column where not) `probability` that it
             existed, `coverage` (share of the footprint that the photo shows), `fit` (probability that a building fits
-            the outline), `misfit` (0 to 1: evidence for a building that does not fit it), `probability_under` (mean
-            under the outline), `shadow` and `contrast` (standardised: light and shadow, edges along the outline),
-            `darkness` (mean grey around it, 0 to 255), `texture` (standard deviation of grey), `shift` (metres).
+            the outline), `probability_under` (mean under the outline), `shadow` and `contrast` (standardised: light and
+            shadow, edges along the outline), `darkness` (mean grey around it, 0 to 255), `shift` (metres).
 
     """
     verdict = frame["verdict"].to_numpy(object)
     known = {name: _numbers(frame, name) for name in (*NUMBERS, "probability", "coverage")}
     numbers = pd.DataFrame(known)
     clauses: list[dict[str, str]] = [{} for _ in verdict]  # by topic
-    closed = np.zeros(len(verdict), bool)
     for rule in RULES:
-        holds = rule.holds(verdict, numbers) & ~closed
+        holds = rule.holds(verdict, numbers)
         for row in np.flatnonzero(holds).tolist():
             values = {name: known[name][row] for name in rule.bounds}
             clauses[row].setdefault(rule.topic, rule.text.format(**values))
-        closed |= holds & rule.alone
     rows = zip(verdict, clauses, known["probability"], known["coverage"], strict=True)
     return [_sentence(*row) for row in rows]
 

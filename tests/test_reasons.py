@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from historymap_lib import reasons
-from historymap_lib.annotations import REPLACED
 from historymap_lib.reasons import RULES, explain, explain_all
 
 EXISTED = {"verdict": "existed", "probability": 0.97, "coverage": 1.0}
@@ -30,7 +29,6 @@ OPEN = {"verdict": "unsure", "coverage": 1.0}
         (EXISTED | {"shift": 2.12}, "the photo shows a building, moved by 2.1 m (probability 0.97)"),
         (EXISTED | {"shift": 0.4}, "the photo shows a building (probability 0.97)"),
         (GONE, "the photo shows none (probability 0.02)"),
-        (GONE | {"misfit": 0.9, "fit": 0.01, "shadow": -2.0}, f"{REPLACED} (probability 0.02)"),
         (
             GONE | {"fit": 0.01, "probability_under": 0.05, "contrast": -1.0, "shadow": -1.0},
             "no building fits the outline, nothing stands out from the ground, and it has no shadow (probability 0.02)",
@@ -38,8 +36,6 @@ OPEN = {"verdict": "unsure", "coverage": 1.0}
         (GONE | {"shift": 3.0}, "the photo shows none (probability 0.02)"),  # nothing was found there
         (OPEN, "the photo leaves it open"),
         (OPEN | {"darkness": 30.0}, "the photo leaves it open: the photo is too dark here"),
-        (OPEN | {"darkness": 70.0, "texture": 20.0}, "the photo leaves it open: it lies under trees, it seems"),
-        (OPEN | {"misfit": 0.7}, "the photo leaves it open: a building is there, but perhaps not this one"),
         (OPEN | {"shift": 1.5}, "the photo leaves it open, moved by 1.5 m"),
         ({"verdict": "no_coverage", "coverage": 0.12}, "only 12% of the footprint is on the photo"),
         ({"verdict": "no_coverage"}, "too little of the footprint is on the photo"),

@@ -75,7 +75,8 @@ class Session:
         self.listeners: list[Callable[[], None]] = []
         self.selected: int | None = None
         self.changed: set[int] = set()
-        self.order = "teaches" if live is not None else "spread"
+        # no order was measured to teach a last layer more than chance does (docs/judge.md), and chance is unbiased
+        self.order = "random" if live is not None else "spread"
         self.filter, self.threshold = Filter(), 0.0
         self.view: VIEW | None = None
         self.only: NDArray[np.bool_] | None = None

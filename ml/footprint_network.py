@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from ml.chips import CHIP, CROP, NEAR
+from ml.model import convolve_twice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ class FootprintNetwork(nn.Module):
         super().__init__()
         self.fold = nn.PixelUnshuffle(2)
         before = [8, *widths[:-1]]
-        self.levels = nn.ModuleList(_double(a, b) for a, b in zip(before, widths, strict=True))
+        self.levels = nn.ModuleList(convolve_twice(a, b) for a, b in zip(before, widths, strict=True))
         self.dropout = nn.Dropout(dropout)
         self.fits = nn.Linear(2 * widths[-1], 1)
         self.shift = nn.Linear(2 * widths[-1], 3)
@@ -206,15 +207,3 @@ def _blurred(values: torch.Tensor, spread: float) -> torch.Tensor:
     kernel = kernel / kernel.sum()
     padded = functional.pad(values[:, None], (reach, reach, reach, reach), mode="reflect")
     return functional.conv2d(functional.conv2d(padded, kernel.reshape(1, 1, 1, -1)), kernel.reshape(1, 1, -1, 1))[:, 0]
-
-
-def _double(before: int, after: int) -> nn.Sequential:
-    """Two convolutions, each with batch norm and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, padding=1, bias=False),
-        nn.BatchNorm2d(after),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(after, after, 3, padding=1, bias=False),
-        nn.BatchNorm2d(after),
-        nn.ReLU(inplace=True),
-    )

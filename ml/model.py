@@ -59,7 +59,7 @@ class UNet(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = nn.ModuleList(
-            _double(deep + shallow, shallow) for deep, shallow in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            convolve_twice(deep + shallow, shallow) for deep, shallow in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         last = nn.Conv2d(widths[0], stride**2, 1)
         nn.init.constant_(last.bias, PRIOR)  # type: ignore[arg-type] # else the first fifth of a training learns this
@@ -86,7 +86,7 @@ class _Widths(nn.Module):
         super().__init__()
         self.fold = nn.PixelUnshuffle(stride)
         before = [stride**2, *widths[:-1]]
-        self.levels = nn.ModuleList(_double(a, b) for a, b in zip(before, widths, strict=True))
+        self.levels = nn.ModuleList(convolve_twice(a, b) for a, b in zip(before, widths, strict=True))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x = self.fold(x)
@@ -154,7 +154,7 @@ class _Basic(nn.Module):
         return torch.relu(self.bn2(self.conv2(y)) + self.downsample(x))
 
 
-def _double(before: int, after: int) -> nn.Sequential:
+def convolve_twice(before: int, after: int) -> nn.Sequential:
     """Two convolutions, each with batch norm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=1, bias=False),

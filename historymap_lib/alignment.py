@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 CELL = 120.0
 """Metres along a neighbourhood; what is measured is spread over about three of them."""
-OPINION = 40.0
-"""Metres along a cell of the buildings that agree on a shift; what they say is spread over about three of them."""
-LEAST_SPREAD = 0.3
-"""Metres: no single opinion on a shift is surer than this."""
-NO_OPINION = 1.0
-"""How much it counts that nothing is shifted, in opinions with a standard deviation of one metre."""
 TOWN = 0.1
 """Weight of the whole town beside a neighbourhood: it decides where nothing else is seen, however large the town."""
 
@@ -59,6 +53,11 @@ class Offsets:
         shift = self.at((west + east) / 2, (south + north) / 2)
         return moved(shapes, shift)
 
+    def smoothed(self, spread: float) -> Offsets:
+        """Return the shifts with those that neighbours do not share smoothed out, by `spread` metres."""
+        smooth = [gaussian_filter(part, spread / self.cell, mode="nearest") for part in self.shifts]
+        return Offsets(self.west, self.north, self.cell, np.stack(smooth))
+
     @classmethod
     def constant(cls, east: float, north: float) -> Offsets:
         """Return one shift for all places."""
@@ -70,31 +69,6 @@ def moved(shapes: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     count = get_num_coordinates(shapes)
     answer: np.ndarray = set_coordinates(shapes.copy(), get_coordinates(shapes) + np.repeat(shifts, count, axis=0))
     return answer
-
-
-def from_shifts(places: np.ndarray, shifts: np.ndarray, weights: np.ndarray) -> Offsets:
-    """Return the offsets that neighbours agree on, where each has its own opinion.
-
-    The shift of a place is a mean over those around it, by their weight and precision, with one weight more for no
-    shift at all: where few say anything, nothing is moved.
-
-    Args:
-        places: x and y (n x 2, metres).
-        shifts: east, north and standard deviation of each (n x 3, metres).
-        weights: how much each counts (n, 0 to 1).
-
-    """
-    west, south = places.min(axis=0) - OPINION
-    east, north = places.max(axis=0) + OPINION
-    rows, columns = (max(1, math.ceil(length / OPINION)) for length in (north - south, east - west))
-    row = ((north - places[:, 1]) / OPINION).astype(int)
-    column = ((places[:, 0] - west) / OPINION).astype(int)
-    count = weights / np.maximum(shifts[:, 2], LEAST_SPREAD) ** 2
-    fields = np.zeros((3, rows, columns))
-    for field, value in zip(fields, (count, count * shifts[:, 0], count * shifts[:, 1]), strict=True):
-        np.add.at(field, (row, column), value)
-    spread = [gaussian_filter(field, 1.0, mode="constant") for field in fields]
-    return Offsets(west, north, OPINION, np.stack(spread[1:]) / (spread[0] + NO_OPINION))
 
 
 def estimate(raster: Path, shapes: np.ndarray, reach: float) -> Offsets:

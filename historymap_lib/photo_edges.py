@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Read = Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
 
-CELL = 60.0
+CELL = 30.0
 """Metres along a cell at least."""
 FINEST = 0.4
 """Metres: finer pixels are averaged, since the grain of the film is no edge."""

@@ -95,10 +95,27 @@ def solve(sources: dict[str, Fits], reach: float) -> Field:
     for again in track(range(ROUNDS), "neighbourhoods", unit="round"):
         strength = [one.strength(shifts) if again else one.first_strength() for one in evidence]
         likelihood = np.sum([one.likelihood(weight) for one, weight in zip(evidence, strength, strict=True)], axis=0)
-        prior = _prior(evidence[0].best, likelihood.shape[-1], SPREAD / first.step)
-        belief = _believe(likelihood, prior, CHANGE / first.step)
-        shifts, confidence = _told(belief, first.step)
+        shifts, confidence = agree(likelihood, first.step, best=evidence[0].best)
     return Field(shifts, confidence, clarity)
+
+
+def agree(
+    likelihood: NDArray[np.float32], step: float, *, change: float = CHANGE, best: NDArray[Any] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the shifts of all cells and how surely they are known, as `Field` has them.
+
+    Args:
+        likelihood: its logarithm for each shift of each cell (rows, columns, n, n: down, right; none in the middle).
+        step: metres between two shifts.
+        change: metres (standard deviation) by which the shifts of neighbouring cells differ, east and north.
+        best: the shift of the whole town (down, right; steps); by default the likeliest one.
+
+    """
+    if best is None:
+        total = likelihood.sum((0, 1), dtype=np.float64)
+        best = np.array(np.unravel_index(total.argmax(), total.shape)) - total.shape[0] // 2
+    prior = _prior(best, likelihood.shape[-1], SPREAD / step)
+    return _told(_believe(likelihood, prior, change / step), step)
 
 
 def _cut(values: NDArray[Any], reach: float, step: float) -> NDArray[Any]:

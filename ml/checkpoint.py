@@ -90,6 +90,19 @@ def load_model(path: Path) -> TrainedModel:
         raise ModelError(f"{path}: is a model of another version; run train again") from error
 
 
+def begin_unet(settings: ModelSettings) -> nn.Module:
+    """Return the U-Net that a training begins with: that of the package where the settings are the usual ones.
+
+    Raises:
+        ModelError: published weights are asked for and cannot be had, or those of the package are missing or damaged.
+
+    """
+    network = build(settings)
+    if settings == ModelSettings():
+        network.load_state_dict(shipped(PIXELS))
+    return network
+
+
 def footprint_network() -> FootprintNetwork:
     """Return the footprint network that comes with the package, on the CPU.
 

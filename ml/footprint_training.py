@@ -148,12 +148,13 @@ def rate_at(position: float) -> float:
 
 @torch.inference_mode()
 def ask(
-    network: FootprintNetwork, chips: Chips, *, mirrored: bool = True
+    network: FootprintNetwork, chips: Chips, *, shift: NDArray[np.float64] | None = None, mirrored: bool = True
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Return logit (n), embedding (n x `EMBEDDING`) and shift (n x 3) of each chip.
 
     They are means over four mirror images where `mirrored`, which is a little better and takes four times as long. The
-    shift is east and north in metres, from the outline to the building, and its standard deviation in metres.
+    shift is east and north in metres, from the outline to the building, and its standard deviation in metres. Where a
+    `shift` (n x 2: east, north; metres) is given, each outline is moved by it first.
     """
     device = next(network.parameters()).device
     half = runtime.is_half("auto", device)
@@ -161,17 +162,18 @@ def ask(
     network.eval()
     logit = np.zeros(len(chips), np.float32)
     embedding = np.zeros((len(chips), EMBEDDING), np.float32)
-    shift = np.zeros((len(chips), 3), np.float32)
+    seen = np.zeros((len(chips), 3), np.float32)
+    middle = None if shift is None else torch.from_numpy(_in_frames(shift, chips.frames)).to(device)
     for first in range(0, len(chips), ASKED):
         part = slice(first, first + ASKED)
         photo, distance = (torch.from_numpy(values[part]).to(device) for values in (chips.photo, chips.distance))
-        crops = plain_crops(photo, distance).pixels
+        crops = plain_crops(photo, distance, None if middle is None else middle[part]).pixels
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             answers = [network(_laid_out(torch.flip(crops, axes) if axes else crops)) for axes in mirrors]
         logit[part] = _mean([one[0] for one in answers])
         embedding[part] = _mean([one[1] for one in answers])
-        shift[part] = _mean([_unmirrored(one[2], axes) for one, axes in zip(answers, mirrors, strict=True)])
-    return logit, embedding, _on_the_ground(shift, chips.frames)
+        seen[part] = _mean([_unmirrored(one[2], axes) for one, axes in zip(answers, mirrors, strict=True)])
+    return logit, embedding, _on_the_ground(seen, chips.frames)
 
 
 def _laid_out(crops: torch.Tensor) -> torch.Tensor:
@@ -195,6 +197,13 @@ def _on_the_ground(shift: NDArray[np.float32], frames: NDArray[np.float64]) -> N
     right, up = shift[:, 0] * scale, -shift[:, 1] * scale
     east, north = right * np.cos(angle) - up * np.sin(angle), right * np.sin(angle) + up * np.cos(angle)
     return np.stack([east, north, np.exp(np.clip(shift[:, 2], -5, 5)) * scale], axis=1).astype(np.float32)
+
+
+def _in_frames(shift: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return to the right and down in pixels of their frames of shifts east and north (n x 2, metres)."""
+    (east, north), angle, scale = shift.T, frames[:, 2], frames[:, 3]
+    right, up = east * np.cos(angle) + north * np.sin(angle), north * np.cos(angle) - east * np.sin(angle)
+    return np.stack([right / scale, -up / scale], axis=1).astype(np.float32)
 
 
 def _shift_loss(shift: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

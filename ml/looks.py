@@ -1,8 +1,8 @@
 """Footprint networks look at a case: its footprints, phantoms and misfits, where the photo shows their places.
 
-The map lies a metre or two off the photo even where it has been aligned by its edges. So the network that comes with
-the package first says where it sees the building of each footprint; what neighbours agree on (`alignment.from_shifts`)
-moves them, and phantoms and misfits are made from there.
+The map lies a metre or two off the photo even where it has been aligned by its edges. So the footprints are first moved
+to where the network that comes with the package sees their buildings (`registration`), and phantoms and misfits are made
+from there.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
-from scipy.special import expit
 
-from historymap_lib import alignment
 from historymap_lib.footprint_source import load_footprints
 from historymap_lib.misfits import make_misfits
 from historymap_lib.offsets import known_offsets
@@ -23,6 +21,7 @@ from historymap_lib.progress import Bar
 from ml.chips import cut_chips
 from ml.footprint_network import EMBEDDING
 from ml.footprint_training import ask
+from ml.registration import register
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
 
 AT_ONCE = 2048
 """Outlines whose chips are in memory at a time."""
-ROUNDS = 6
-"""Looks at where buildings lie: a town of 147 buildings that lay 1.4 m off did so by 1.05, 0.76, 0.58, 0.48, 0.42."""
-STILL = 0.1
-"""Metres: when nine of ten footprints move by less, they have come to rest."""
+BEND = 300.0
+"""Metres: what neighbourhoods nearer to each other than this differ by is looked for anew."""
+MOST_REGISTERED = 20_000
+"""Footprints that say where the photo shows them; of more, so many are drawn."""
 MOST_PHANTOMS = 4000
 MOST_MISFITS = 4000
 
@@ -63,8 +62,8 @@ class Case:
         self.building_id = frame["building_id"].to_numpy(np.str_)
         on_map = frame.geometry.to_numpy()
         offsets = known_offsets(project)
-        near = on_map if offsets is None else offsets.move(on_map)
-        self.footprints = self._settle(near, first)
+        near = on_map if offsets is None else offsets.smoothed(BEND).move(on_map)
+        self.footprints = self._register(near, first)
         self.shift = _centres(self.footprints) - _centres(on_map)
         self.phantoms = make_phantoms(self.footprints, photo.grid.polygon, most=MOST_PHANTOMS)
         self.misfits = make_misfits(self.footprints, most=MOST_MISFITS)[:2]
@@ -73,25 +72,20 @@ class Case:
         """Return the chips of some outlines."""
         return cut_chips(self.photo.read, self.photo.grid, shapes)
 
-    def _settle(self, shapes: NDArray[Any], first: FootprintNetwork) -> NDArray[Any]:
-        """Return the footprints where the network and their neighbours say that the photo shows them.
-
-        The nearer an outline lies to its building, the surer the network is of both; so it looks again and again.
-        """
+    def _register(self, shapes: NDArray[Any], first: FootprintNetwork) -> NDArray[Any]:
+        """Return the footprints where the network and their neighbours say that the photo shows them."""
         if len(shapes) == 0:
             return shapes
-        logit, shift = np.zeros(len(shapes)), np.zeros((len(shapes), 3))
-        with Bar("where buildings lie", total=0, unit="outline") as bar:
-            for _ in range(ROUNDS):
-                bar.grow(len(shapes))
-                for part in _parts(shapes):
-                    logit[part], _, shift[part] = ask(first, self.chips(shapes[part]), mirrored=False)
-                    bar.step(count=len(part))
-                before = _centres(shapes)
-                shapes = alignment.from_shifts(before, shift, expit(logit)).move(shapes)
-                if np.quantile(np.hypot(*(_centres(shapes) - before).T), 0.9) < STILL:
-                    break
-        return shapes
+        some = shapes
+        if len(shapes) > MOST_REGISTERED:
+            some = shapes[np.random.default_rng(0).choice(len(shapes), MOST_REGISTERED, replace=False)]
+        chips = self.chips(some)
+
+        def see(shift: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            logit, _, seen = ask(first, chips, shift=shift, mirrored=False)
+            return logit, seen
+
+        return register(_centres(some), see).move(shapes)
 
 
 def look_at(

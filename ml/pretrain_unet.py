@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ml import runtime
 from ml.footprint_network import Augmentation, as_another_film
 from ml.footprint_training import rate_at
 from ml.model import normalise
@@ -39,6 +40,7 @@ def fit_unet(
     `step` is called after each step with its loss.
     """
     device = next(network.parameters()).device
+    half = runtime.is_half("auto", device)
     source = torch.Generator(device).manual_seed(seed)
     optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda number: rate_at(number / steps))
@@ -46,7 +48,9 @@ def fit_unet(
     for number in range(steps):
         photo, mask, known = _batch(towns, batch_size, np.random.default_rng([seed, number]), device)
         grey = as_another_film(photo, Augmentation(blur=1.2), source) * known
-        logits = network(normalise(grey)[:, None])[:, 0]
+        crops = normalise(grey)[:, None].contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits = network(crops)[:, 0]
         losses = functional.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none")
         loss = (losses * known).sum() / known.sum().clamp_min(1)
         optimiser.zero_grad(set_to_none=True)

@@ -29,7 +29,7 @@ from historymap_lib.figures import draw_history
 from historymap_lib.progress import Bar
 from historymap_lib.tiles import TEST, Folds
 from ml import runtime
-from ml.checkpoint import read_checkpoint, save_model
+from ml.checkpoint import begin_unet, read_checkpoint, save_model
 from ml.dataset import TileData, as_input, batches, crops_in, load_tiles
 from ml.denial import deny
 from ml.loss import BestIou, masked_loss
@@ -95,7 +95,7 @@ def train(project: Project, *, epochs: int | None = None, resume: bool = False) 
     """
     runtime.prepare()
     paths = project.paths
-    build(project.model)  # pretrained weights that cannot be had are told now, not in an hour
+    begin_unet(project.model)  # weights that cannot be had are told now, not in an hour
     tiles = load_tiles(paths.training, paths.corrected if paths.corrected.exists() else None)
     trainer = _Trainer(project, tiles, epochs)
     run = trainer.resume() if resume else _Run()
@@ -216,7 +216,7 @@ class _Trainer:
         settings, (learn, check) = self.settings, self._split(run.member)
         steps = -(-crops_in(learn, settings.crop) // settings.batch_size)
         torch.manual_seed(settings.seed * 1000 + run.member)
-        network = build(self.project.model)
+        network = begin_unet(self.project.model)
         if run.network is not None or run.before:
             network.load_state_dict(run.network or run.before[run.member])
         network = runtime.place(network, self.device)

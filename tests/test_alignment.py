@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rasterio.features import rasterize
 from scipy.ndimage import gaussian_filter
 
-from historymap_lib.alignment import NO_DATA, Offsets, estimate, from_shifts, moved
+from historymap_lib.alignment import NO_DATA, Offsets, estimate, moved
 from historymap_lib.errors import VerificationError
 
 SIDE = 600.0
@@ -132,49 +132,10 @@ def test_moving_leaves_the_shapes_given_as_they_are(houses):
     assert shapely.equals_exact(back, houses, 1e-6).all()
 
 
-def opinions(east, north, *, at=(0.0, 0.0), count=30, spread=0.5):
-    """Return places within 80 m of `at`, and what is said of each: one shift, and how surely."""
-    places = np.random.default_rng(1).uniform(-80, 80, (count, 2)) + at
-    return places, np.tile([east, north, spread], (count, 1))
-
-
-def test_one_who_disagrees_with_all_around_is_moved_as_they_are():
-    places, shifts = opinions(1.5, -0.5, count=80)
-    middle = np.hypot(*places.T).argmin()
-    shifts[middle, :2] = -3.0, 2.0
-    found = from_shifts(places, shifts, np.ones(len(places))).at(*places[[middle]].T)[0]
-    assert found == pytest.approx([1.5, -0.5], abs=0.4)
-
-
-def test_where_nobody_has_an_opinion_nothing_is_moved():
-    places, shifts = opinions(2.0, 1.0)
-    assert (from_shifts(places, shifts, np.zeros(len(places))).at(*places.T) == 0).all()
-    shifts[:, 2] = 50.0  # none is sure of anything
-    assert np.abs(from_shifts(places, shifts, np.ones(len(places))).at(*places.T)).max() < 0.1
-    away = np.full(1, 5_000.0)
-    single = from_shifts(np.zeros((1, 2)), np.array([[2.0, 0.0, 4.0]]), np.ones(1))
-    assert np.hypot(*single.at(np.zeros(1), np.zeros(1))[0]) < 0.1
-    assert np.hypot(*single.at(away, away)[0]) < 0.1
-
-
-def test_two_quarters_are_moved_each_as_it_lies():
-    (here, one), (there, other) = opinions(1.5, 0.0), opinions(-1.0, 1.0, at=(600.0, 300.0))
-    places, shifts = np.concatenate([here, there]), np.concatenate([one, other])
-    found = from_shifts(places, shifts, np.ones(len(places)))
-    assert np.median(found.at(*here.T), axis=0) == pytest.approx([1.5, 0.0], abs=0.3)
-    assert np.median(found.at(*there.T), axis=0) == pytest.approx([-1.0, 1.0], abs=0.3)
-
-
-@given(seed=st.integers(0, 99), count=st.integers(1, 40))
-def test_no_place_is_moved_farther_than_somebody_says_and_the_order_makes_no_difference(seed, count):
-    rng = np.random.default_rng(seed)
-    places = np.array([WEST, NORTH]) + rng.uniform(-400, 400, (count, 2))
-    shifts = np.column_stack([rng.normal(0, 2, (count, 2)), rng.uniform(0.1, 4, count)])
-    weights = rng.random(count)
-    found = from_shifts(places, shifts, weights).at(*places.T)
-    assert (np.abs(found) <= np.abs(shifts[:, :2]).max(axis=0) + 1e-9).all()
-    order = rng.permutation(count)
-    again = from_shifts(places[order], shifts[order], weights[order]).at(*places.T)
-    assert again == pytest.approx(found, abs=1e-9)
-    opposite = from_shifts(places, shifts * (-1, -1, 1), weights).at(*places.T)
-    assert opposite == pytest.approx(-found, abs=1e-9)
+def test_smoothing_keeps_a_tilt_and_takes_out_what_one_cell_says():
+    tilt = np.tile(np.linspace(0, 4, 40), (40, 1))
+    tilt[20, 20] += 8.0
+    smooth = Offsets(0.0, 1200.0, 30.0, np.stack([tilt, -tilt])).smoothed(150.0)
+    assert np.abs(smooth.shifts[0] - np.linspace(0, 4, 40))[:, 10:-10].max() < 0.2
+    assert smooth.shifts[1] == pytest.approx(-smooth.shifts[0])
+    assert Offsets.constant(2.0, -1.0).smoothed(150.0).shifts.ravel().tolist() == [2.0, -1.0]

@@ -12,6 +12,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from historymap_lib import artifacts
@@ -20,6 +21,8 @@ from historymap_lib.errors import AnnotationsError
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 REPLACED = "another building stood here"
 """The `reason` of a building that did not exist, though the photo shows one: another, which it has replaced."""
@@ -104,6 +107,12 @@ def merge(annotations: Iterable[Annotation]) -> dict[str, Annotation]:
         if before is None or before.when is None or annotation.when is None or annotation.when >= before.when:
             latest[annotation.building_id] = annotation
     return latest
+
+
+def answers_on(building_ids: NDArray[np.str_], judged: dict[str, Annotation]) -> NDArray[np.float64]:
+    """Return what people say of each building (n, float64): 1 it existed, 0 it did not, nan nothing."""
+    answers = (judged[name].existed if name in judged else None for name in building_ids.tolist())
+    return np.array([np.nan if answer is None else float(answer) for answer in answers], np.float64)
 
 
 def save(path: Path, annotations: Iterable[Annotation]) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import shapely
 from scipy.special import expit
 
-from historymap_lib import alignment, evidence, zonal
+from historymap_lib import evidence, zonal
 from historymap_lib.last_layer import BY_NETWORK, BY_POOR_PHOTO, FEW, Evidence, Trust
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ def gather(
     *,
     raster: Path | None = None,
     photo: Photo | None = None,
-    reach: float = 0.0,
 ) -> Gathered:
     """Return what is known of the buildings of a case.
 
@@ -80,7 +79,6 @@ def gather(
         least_coverage: share of an outline that must be on the photo.
         raster: the probabilities (uint8, 0 to 254 for 0 to 1, 255 no data), where there are any.
         photo: the open photo, whose outlines are looked at too where it is at hand.
-        reach: metres by which probabilities may lie off the photo.
 
     """
     order = seen.of(building_ids)
@@ -91,8 +89,7 @@ def gather(
     described = [np.zeros((len(one), 0)) for one in kept]
     under = overlap = np.full(len(rows), np.nan)
     if raster is not None:
-        moved = alignment.estimate(raster, kept[0].shapes, reach)
-        shapes = [moved.move(one.shapes) for one in kept]
+        shapes = [one.shapes for one in kept]
         both = evidence.describe(np.concatenate(shapes), shapes[0], raster, photo)
         described = np.split(both, np.cumsum([len(one) for one in kept])[:-1])
         statistics = zonal.footprint_statistics(raster, shapes[0])

@@ -284,7 +284,9 @@ class Model(Section):
 class Training(Section):
     """How the model learns; an epoch sees every training tile once, cut into crops."""
 
-    epochs: Count = 80
+    epochs: Count = (
+        10  # from the weights of the package; 40 to 80 for a U-Net of other widths, which starts from nothing
+    )
     batch_size: Count = 8
     crop: Annotated[int, Field(ge=DIVISOR, multiple_of=DIVISOR)] = 256
     learning_rate: Positive = 3e-3

@@ -21,6 +21,7 @@ from shapely import box
 
 from historymap_lib import alignment, artifacts, evidence, first_look, zonal
 from historymap_lib.annotation_store import settled
+from historymap_lib.annotations import answers_on
 from historymap_lib.building_evidence import NUMBERS, gather
 from historymap_lib.errors import PhotoError, SourceError, VerificationError
 from historymap_lib.figures import draw_histogram, draw_verdicts
@@ -189,27 +190,21 @@ def weigh(
         frame: the footprints, as `footprints.load` gives them.
         seen: what the footprint networks saw of them.
         judged: annotations by building id.
-        settings: how much of a building must be on the photo, and how far probabilities may lie off it.
+        settings: how much of a building must be on the photo.
         raster: the probabilities, where there are any.
         photo: the open photo, where it is at hand.
 
     """
     ids = frame["building_id"].tolist()
-    known = gather(ids, seen, max(settings.min_coverage, LEAST), raster=raster, photo=photo, reach=settings.max_offset)
+    known = gather(ids, seen, max(settings.min_coverage, LEAST), raster=raster, photo=photo)
     table = known.table.assign(probability=known.table["fit"])
     kept = None
     if min(len(known.footprints), len(known.phantoms)) >= FEW:
-        said = _said_of(frame["building_id"], judged)[known.rows]
+        said = answers_on(frame["building_id"].to_numpy(np.str_), judged)[known.rows]
         layer = fit_last_layer(known.footprints, known.phantoms, known.misfits, said, trust=known.trust)
         kept = CaseLayer.of(np.array(ids, np.str_)[known.rows], layer)
         table.loc[known.rows, "probability"] = kept.layer.probability
     return table, kept
-
-
-def _said_of(building_id: pd.Series, judged: dict[str, Annotation]) -> NDArray[np.float64]:
-    """Return what people say of each building: 1 it existed, 0 it did not, nan nothing."""
-    known = {key: float(one.existed) for key, one in judged.items() if one.existed is not None}
-    return np.asarray(building_id.map(known), np.float64)
 
 
 def judge(
@@ -232,7 +227,7 @@ def judge(
         offsets: how far the photo is known to lie from the map; what the probabilities tell of it comes on top.
 
     """
-    said = _said_of(frame["building_id"], judged)
+    said = answers_on(frame["building_id"].to_numpy(np.str_), judged)
     shapes = frame.geometry.to_numpy()
     table = score(shapes if offsets is None else offsets.move(shapes), raster, settings, photo, said)
     return decide(frame, table, judged, settings)

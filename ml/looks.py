@@ -1,7 +1,7 @@
 """Footprint networks look at a case: its footprints, phantoms and misfits, where the photo shows their places.
 
 The map lies a metre or two off the photo even where it has been aligned by its edges. So the footprints are first moved
-to where the network that comes with the package sees their buildings (`registration`), and phantoms and misfits are made
+to where the network that comes with the package sees their buildings (`registration`); phantoms and misfits are made
 from there.
 """
 

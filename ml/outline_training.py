@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from historymap_lib.annotation_store import settled
+from historymap_lib.annotations import answers_on
 from historymap_lib.calibration import FEW, TwoGroups
 from historymap_lib.imagery import open_photo
 from historymap_lib.progress import Bar
@@ -59,7 +60,7 @@ def fine_tune(project: Project, folds: Folds, device: torch.device) -> list[Stat
     first = runtime.place(footprint_network(), device)
     with open_photo(project) as photo:
         case = Case(project, photo, first)
-        lesson = _Lesson(case, folds, _said(project, case.building_id), settings.seed)
+        lesson = _Lesson(case, folds, answers_on(case.building_id, settled(project)), settings.seed)
     if not lesson.enough(folds.count):
         return []
     members = [runtime.place(footprint_network(), device) for _ in range(folds.count)]
@@ -84,12 +85,6 @@ def fine_tune(project: Project, folds: Folds, device: torch.device) -> list[Stat
             if number + 1 < settings.outline_rounds:
                 stood = lesson.guess(members)
     return [{key: value.detach().cpu() for key, value in member.state_dict().items()} for member in members]
-
-
-def _said(project: Project, building_id: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Return what people say of each footprint: 1 it existed, 0 it did not, nan nothing."""
-    known = {name: float(one.existed) for name, one in settled(project).items() if one.existed is not None}
-    return np.array([known.get(name, np.nan) for name in building_id.tolist()], np.float64)
 
 
 class _Lesson:

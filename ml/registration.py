@@ -5,9 +5,9 @@ each outline at shifts on a grid. How much surer it is at one of them than at th
 from each, is the likelihood of a shift: that of a mixture, since a building that came later tells nothing. The shifts
 of a neighbourhood then follow from those of its buildings and of its neighbours (`historymap_lib.shift_field`).
 
-Measured on Banepa by what is known of 1,150 buildings, in metres (median, and what a tenth lies beyond): a map 2.1 (2.9)
-off a poor photo, aligned by edges alone to 1.0 (3.4), comes to 0.7 (1.8); one 1.0 (1.8) off a good photo, aligned to 0.6
-(1.2), comes to 0.5 (0.9).
+Measured on Banepa by what is known of 1,150 buildings, in metres (median, and what a tenth lies beyond): a map that lies
+2.1 (2.9) off a poor photo, and is aligned by edges alone to 1.0 (3.4), comes to 0.7 (1.9); one that lies 1.0 (1.8) off a
+good photo, and is aligned to 0.6 (1.2), comes to 0.5 (0.9).
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def register(places: NDArray[np.float64], see: See) -> Offsets:
 
 
 def _axis(reach: float, step: float) -> NDArray[np.float64]:
-    return np.arange(-round(reach / step), round(reach / step) + 1) * step
+    axis: NDArray[np.float64] = np.arange(-round(reach / step), round(reach / step) + 1, dtype=np.float64) * step
+    return axis
 
 
 def _likelihood(
@@ -84,8 +85,9 @@ def _likelihood(
     seen = np.zeros((*logits.shape, 3), np.float32)
     for i, east in enumerate(coarse):
         for j, north in enumerate(coarse):
-            logits[:, i, j], seen[:, i, j] = see(begin + (east, north))
-            seen[:, i, j, :2] += (east, north)
+            step = np.array([east, north])
+            logits[:, i, j], seen[:, i, j] = see(begin + step)
+            seen[:, i, j, :2] += step
             bar.step(count=count)
     surer = _surer(logits, CubicSpline(coarse, np.eye(len(coarse)))(fine))
     there = _density(seen, logits, fine)
@@ -97,16 +99,17 @@ def _likelihood(
 def _surer(logits: NDArray[np.float32], between: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the odds of "a building fits" at each shift over their mean; `between` interpolates along an axis."""
     values = np.einsum("fi,nij,gj->nfg", between, logits, between, optimize=True)
-    return np.exp(values - logsumexp(values, axis=(1, 2), keepdims=True)) * len(between) ** 2
+    odds: NDArray[np.float64] = np.exp(values - logsumexp(values, axis=(1, 2), keepdims=True)) * len(between) ** 2
+    return odds
 
 
-def _density(
-    seen: NDArray[np.float32], logits: NDArray[np.float32], fine: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _density(seen: NDArray[np.float32], logits: NDArray[np.float32], fine: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the density of where the building is seen, from all shifts by their odds, over that of knowing nothing."""
     seen = seen.reshape(len(seen), -1, 3)
     weight = np.exp(logits.reshape(len(seen), -1) - logsumexp(logits, axis=(1, 2))[:, None])
     spread = np.maximum(seen[..., 2], LEAST_SPREAD)
     east, north = (np.exp(-0.5 * ((fine - seen[..., axis, None]) / spread[..., None]) ** 2) for axis in (0, 1))
-    density = np.einsum("nk,nkf,nkg->nfg", weight / (2 * np.pi * spread**2), east, north, optimize=True)
+    density: NDArray[np.float64] = np.einsum(
+        "nk,nkf,nkg->nfg", weight / (2 * np.pi * spread**2), east, north, optimize=True
+    )
     return density * float(len(fine) * (fine[1] - fine[0])) ** 2

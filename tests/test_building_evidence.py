@@ -90,7 +90,7 @@ def test_nothing_on_the_photo_breaks_nothing(tmp_path):
     seen = seen_of()
     nowhere = replace(seen.footprints, coverage=np.zeros(len(IDS), np.float32))
     for raster in (None, case.paths.probability):
-        known = gather(IDS.tolist(), replace(seen, footprints=nowhere), 0.01, raster=raster, reach=2.0)
+        known = gather(IDS.tolist(), replace(seen, footprints=nowhere), 0.01, raster=raster)
         assert (len(known.rows), len(known.footprints)) == (0, 0)
         assert known.table.iloc[:, 1:].isna().all().all()
 
@@ -120,7 +120,7 @@ def test_pixels_and_photo_speak_for_what_stood(tmp_path):
     values = np.where(photo_of(buildings) == 200, 230, 10).astype(np.uint8)
     write_probability(case, values)
     with open_photo(case) as photo:
-        known = gather(IDS.tolist(), seen_of(), 0.5, raster=case.paths.probability, photo=photo, reach=2.0)
+        known = gather(IDS.tolist(), seen_of(), 0.5, raster=case.paths.probability, photo=photo)
     table = known.table
     assert table["probability_under"][STOOD].min() > 0.6
     assert table["probability_under"][~STOOD].max() < 0.2

@@ -16,7 +16,8 @@ BLUR = 1.0
 
 def town(seed=0, count=120, side=200.0, at=(0.0, 0.0)):
     """Return places within a square around `at`."""
-    return np.random.default_rng(seed).uniform(-side / 2, side / 2, (count, 2)) + (WEST, NORTH) + at
+    middle = np.array([WEST, NORTH]) + np.array(at)
+    return middle + np.random.default_rng(seed).uniform(-side / 2, side / 2, (count, 2))
 
 
 def network(truth, stood, seed=0):

@@ -5,9 +5,9 @@ each outline at shifts on a grid. How much surer it is at one of them than at th
 from each, is the likelihood of a shift: that of a mixture, since a building that came later tells nothing. The shifts
 of a neighbourhood then follow from those of its buildings and of its neighbours (`historymap_lib.shift_field`).
 
-Measured on Banepa by what is known of 1,150 buildings, in metres (median, and what a tenth lies beyond): a map that lies
-2.1 (2.9) off a poor photo, and is aligned by edges alone to 1.0 (3.4), comes to 0.7 (1.9); one that lies 1.0 (1.8) off a
-good photo, and is aligned to 0.6 (1.2), comes to 0.5 (0.9).
+Measured on Banepa by what is known of 1,150 buildings, in metres (median, and what a tenth lies beyond): a map that is
+2.1 (2.9) off a poor photo, and is aligned by edges alone to 1.0 (3.4), comes to 0.7 (1.9); one that is 1.0 (1.8) off
+a good photo, and is aligned to 0.6 (1.2), comes to 0.5 (0.9).
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import torch
 from outline_fixtures import write_town
 
 from historymap_lib import annotations
-from historymap_lib.annotations import Annotation
+from historymap_lib.annotation_store import settled
+from historymap_lib.annotations import Annotation, answers_on
 from historymap_lib.calibration import FEW
 from historymap_lib.imagery import open_photo
 from historymap_lib.project import load
@@ -59,7 +60,7 @@ def folds(case):
 
 @pytest.fixture(scope="module")
 def lesson(project, case, folds):
-    return _Lesson(case, folds, outline_training._said(project, case.building_id), seed=1)
+    return _Lesson(case, folds, answers_on(case.building_id, settled(project)), seed=1)
 
 
 def frames(chips):

@@ -333,7 +333,7 @@ def test_stored_offsets_that_are_damaged_are_told_and_the_verdicts_stay(town):
     before = town.paths.verified.read_bytes()
     text = town.paths.offsets.read_text()
     for damaged in (
-        text[: len(text) // 2], "[]", "{}", text.replace('"cell": 60', '"cell": 0'), text.replace('"west"', '"vest"'),
+        text[: len(text) // 2], "[]", "{}", text.replace('"cell": 30', '"cell": 0'), text.replace('"west"', '"vest"'),
         re.sub(r'"confidence": \[\s*\[', '"confidence": [[0.5], [', text), text.replace('"east": [', '"east": [[1],'),
     ):  # fmt: skip
         assert damaged != text

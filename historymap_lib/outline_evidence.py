@@ -6,7 +6,7 @@ It holds three kinds of outlines: today's *footprints*, *phantoms* (`phantoms`),
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -105,6 +105,15 @@ class OutlineEvidence:
                 return cls(content["building_id"], content["shift"], content["fold"], *kinds)
         except Exception as error:  # a damaged file can make zipfile and NumPy raise nearly anything
             raise VerificationError(f"{path}: cannot be read ({error}); run what makes it again") from error
+
+    def beside(self, first: OutlineEvidence) -> OutlineEvidence:
+        """Return it with the logits of a first look at the same outlines in front of its own."""
+        kinds = {
+            kind: replace(mine, logits=np.concatenate([other.logits, mine.logits], axis=1))
+            for kind in KINDS
+            for mine, other in [(getattr(self, kind), getattr(first, kind))]
+        }
+        return replace(self, **kinds)
 
     def of(self, building_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the row of each building, -1 where it was not looked at."""

@@ -7,7 +7,8 @@ from there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import shapely
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ml.chips import Chips
     from ml.footprint_network import FootprintNetwork
 
+    Outlines = tuple[NDArray[Any], NDArray[np.int64]]
+
 AT_ONCE = 2048
 """Outlines whose chips are in memory at a time."""
 BEND = 300.0
@@ -44,60 +47,58 @@ MOST_PHANTOMS = 4000
 MOST_MISFITS = 4000
 
 
+@dataclass(frozen=True)
 class Case:
     """The outlines of a case on its photo, ready to be looked at.
 
     Attributes:
+        photo: the open photo.
         building_id: of the footprints (n; str).
-        footprints: where the photo shows them (n; shapely, CRS of the case).
-        shift: from the map to there (n x 2; east, north in metres).
+        shift: from the map to where the photo shows the footprints (n x 2; east, north in metres).
+        footprints: there (n; shapely, CRS of the case).
         phantoms: outlines and the index of the footprint that lent each its shape.
         misfits: outlines and the index of the footprint underneath.
 
     """
 
-    def __init__(self, project: Project, photo: Photo, first: FootprintNetwork) -> None:
-        self.photo = photo
+    photo: Photo
+    building_id: NDArray[np.str_]
+    shift: NDArray[np.float64]
+    footprints: NDArray[Any]
+    phantoms: Outlines
+    misfits: Outlines
+
+    @classmethod
+    def of(cls, project: Project, photo: Photo, first: FootprintNetwork) -> Self:
+        """Return the outlines of a project; where the photo shows its footprints is what `first` sees."""
         frame = load_footprints(project, photo.grid.polygon).frame
-        self.building_id = frame["building_id"].to_numpy(np.str_)
         on_map = frame.geometry.to_numpy()
         offsets = known_offsets(project)
         near = on_map if offsets is None else offsets.smoothed(BEND).move(on_map)
-        self.footprints = self._register(near, first)
-        self.shift = _centres(self.footprints) - _centres(on_map)
-        self.phantoms = make_phantoms(self.footprints, photo.grid.polygon, most=MOST_PHANTOMS)
-        self.misfits = make_misfits(self.footprints, most=MOST_MISFITS)[:2]
+        there = _registered(photo, near, first)
+        phantoms = make_phantoms(there, photo.grid.polygon, most=MOST_PHANTOMS)
+        misfits = make_misfits(there, most=MOST_MISFITS)[:2]
+        names = frame["building_id"].to_numpy(np.str_)
+        return cls(photo, names, _centres(there) - _centres(on_map), there, phantoms, misfits)
+
+    @classmethod
+    def again(cls, photo: Photo, seen: OutlineEvidence) -> Self:
+        """Return the outlines that have been looked at before."""
+        others = ((one.shapes, one.host) for one in (seen.phantoms, seen.misfits))
+        return cls(photo, seen.building_id, seen.shift, seen.footprints.shapes, *others)
 
     def chips(self, shapes: NDArray[Any]) -> Chips:
         """Return the chips of some outlines."""
         return cut_chips(self.photo.read, self.photo.grid, shapes)
 
-    def _register(self, shapes: NDArray[Any], first: FootprintNetwork) -> NDArray[Any]:
-        """Return the footprints where the network and their neighbours say that the photo shows them."""
-        if len(shapes) == 0:
-            return shapes
-        some = shapes
-        if len(shapes) > MOST_REGISTERED:
-            some = shapes[np.random.default_rng(0).choice(len(shapes), MOST_REGISTERED, replace=False)]
-        chips = self.chips(some)
 
-        def see(shift: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            logit, _, seen = ask(first, chips, shift=shift, mirrored=False)
-            return logit, seen
-
-        return register(_centres(some), see).move(shapes)
-
-
-def look_at(
-    case: Case, networks: Sequence[FootprintNetwork], members: Sequence[FootprintNetwork], folds: Folds | None
-) -> OutlineEvidence:
+def look_at(case: Case, members: Sequence[FootprintNetwork], folds: Folds | None) -> OutlineEvidence:
     """Return what is seen of a case.
 
     Args:
         case: its outlines.
-        networks: asked about every outline.
-        members: asked about the outlines of their own fold, from which they have not learned; none if there are none.
-        folds: which fold each place belongs to, where there are members.
+        members: each is asked about the outlines of its own fold, from which it has not learned.
+        folds: which fold each place belongs to; without them the first member is asked about all.
 
     """
     groups = [
@@ -109,8 +110,8 @@ def look_at(
     with Bar("outlines", total=sum(len(shapes) for shapes, _ in groups), unit="outline") as bar:
         for shapes, host in groups:
             fold = fold_of(case, host, folds)
-            seen = [_look(case.chips(shapes[part]), networks, members, fold[part], bar) for part in _parts(shapes)]
-            looks.append(_joined(shapes, host.astype(np.int64), _parts(shapes), seen, len(networks) + bool(members)))
+            seen = [_look(case.chips(shapes[part]), members, fold[part], bar) for part in _parts(shapes)]
+            looks.append(_joined(shapes, host.astype(np.int64), _parts(shapes), seen))
     own = fold_of(case, np.arange(len(case.footprints)), folds)
     return OutlineEvidence(case.building_id, case.shift, own, *looks)
 
@@ -123,37 +124,40 @@ def fold_of(case: Case, host: NDArray[Any], folds: Folds | None) -> NDArray[np.i
     return found
 
 
-def _look(
-    chips: Chips,
-    networks: Sequence[FootprintNetwork],
-    members: Sequence[FootprintNetwork],
-    fold: NDArray[Any],
-    bar: Bar,
-) -> tuple[NDArray[Any], ...]:
-    """Return logits (n x networks), embedding (n x numbers), coverage (n) and tone (n x 2) of some chips."""
-    answers = [ask(network, chips)[:2] for network in networks]
-    if members:
-        logit, embedding = np.zeros(len(chips), np.float32), np.zeros((len(chips), EMBEDDING), np.float32)
-        for number, member in enumerate(members):
-            own = fold == number
-            if own.any():
-                logit[own], embedding[own] = ask(member, chips.take(own))[:2]
-        answers.append((logit, embedding))
+def _registered(photo: Photo, shapes: NDArray[Any], first: FootprintNetwork) -> NDArray[Any]:
+    """Return the footprints where the network and their neighbours say that the photo shows them."""
+    if len(shapes) == 0:
+        return shapes
+    some = shapes
+    if len(shapes) > MOST_REGISTERED:
+        some = shapes[np.random.default_rng(0).choice(len(shapes), MOST_REGISTERED, replace=False)]
+    chips = cut_chips(photo.read, photo.grid, some)
+
+    def see(shift: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        logit, _, seen = ask(first, chips, shift=shift, mirrored=False)
+        return logit, seen
+
+    return register(_centres(some), see).move(shapes)
+
+
+def _look(chips: Chips, members: Sequence[FootprintNetwork], fold: NDArray[Any], bar: Bar) -> tuple[NDArray[Any], ...]:
+    """Return logits (n x 1), embedding (n x numbers), coverage (n) and tone (n x 2) of some chips."""
+    logit, embedding = np.zeros(len(chips), np.float32), np.zeros((len(chips), EMBEDDING), np.float32)
+    for number, member in enumerate(members):
+        own = np.flatnonzero(np.maximum(fold, 0) == number)
+        if len(own):
+            logit[own], embedding[own] = ask(member, chips.take(own))[:2]
     bar.step(count=len(chips))
-    return np.stack([logit for logit, _ in answers], axis=1), answers[-1][1], chips.coverage(), chips.tone()
+    return logit[:, None], embedding, chips.coverage(), chips.tone()
 
 
 def _joined(
-    shapes: NDArray[Any],
-    host: NDArray[np.int64],
-    parts: list[NDArray[Any]],
-    seen: list[tuple[NDArray[Any], ...]],
-    networks: int,
+    shapes: NDArray[Any], host: NDArray[np.int64], parts: list[NDArray[Any]], seen: list[tuple[NDArray[Any], ...]]
 ) -> Looks:
     """Return what was seen of the parts of a group, in the order of the group."""
     if not parts:
         empty = np.zeros(0, np.float32)
-        logits, embedding, tone = (np.zeros((0, width), np.float32) for width in (networks, EMBEDDING, 2))
+        logits, embedding, tone = (np.zeros((0, width), np.float32) for width in (1, EMBEDDING, 2))
         return Looks(shapes, logits, embedding, empty, tone, host)
     back = np.argsort(np.concatenate(parts), kind="stable")
     logits, embedding, coverage, tone = (

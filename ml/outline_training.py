@@ -20,9 +20,10 @@ from historymap_lib.imagery import open_photo
 from historymap_lib.progress import Bar
 from ml import runtime
 from ml.checkpoint import footprint_network
+from ml.first_look import look_first
 from ml.footprint_network import Augmentation
 from ml.footprint_training import FOOTPRINT, MISFIT, PHANTOM, Examples, Plan, ask, fit
-from ml.looks import Case, fold_of
+from ml.looks import fold_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from historymap_lib.tiles import Folds
     from ml.chips import Chips
     from ml.footprint_network import FootprintNetwork
+    from ml.looks import Case
 
     State = dict[str, torch.Tensor]
 
@@ -59,7 +61,7 @@ def fine_tune(project: Project, folds: Folds, device: torch.device) -> list[Stat
         return []
     first = runtime.place(footprint_network(), device)
     with open_photo(project) as photo:
-        case = Case(project, photo, first)
+        case, _ = look_first(project, photo)
         lesson = _Lesson(case, folds, answers_on(case.building_id, settled(project)), settings.seed)
     if not lesson.enough(folds.count):
         return []

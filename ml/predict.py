@@ -18,7 +18,7 @@ import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -36,9 +36,10 @@ from historymap_lib.outline_evidence import trained_file
 from historymap_lib.probability import FULL, NO_DATA
 from historymap_lib.progress import track
 from historymap_lib.settings import DIVISOR
-from ml import runtime
-from ml.checkpoint import footprint_network, load_model
-from ml.looks import Case, look_at
+from ml import first_look, runtime
+from ml.checkpoint import load_model
+from ml.first_look import look_first
+from ml.looks import fold_of, look_at
 from ml.runner import STREAMS, Runner, make_runner
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ if TYPE_CHECKING:
     from historymap_lib.tiles import Folds, Grid
     from ml.checkpoint import TrainedModel
 
-LIBRARY = ("imagery", "misfits", "outline_evidence", "phantoms", "probability", "surroundings", "tiles")
-NETWORKS = ("chips", "footprint_network", "footprint_training", "looks", "model", "predict", "runner")
-CODE = (*(f"ml.{name}" for name in NETWORKS), *(f"historymap_lib.{name}" for name in LIBRARY))
+CODE = (
+    *first_look.CODE,
+    *(f"ml.{name}" for name in ("model", "predict", "runner")),
+    *(f"historymap_lib.{name}" for name in ("probability", "tiles")),
+)
 CALIBRATION = 8
 """Windows of the photo that the 8-bit form of a network is measured on; 24 give the same within its error (a mean of
 1.5 and 1.3 of 254 from 32 bits, 9 trained networks) and take a second longer, four with resnet18."""
@@ -125,10 +128,13 @@ def predict(project: Project, *, picture: bool = True) -> Predicted:
 
 
 def _look(project: Project, photo: Photo, model: TrainedModel) -> OutlineEvidence:
-    """Return what the footprint networks of a model see, that of the package beside them."""
+    """Return what the footprint networks of a model see, beside the first look."""
+    case, first = look_first(project, photo)
+    if not model.outlines:
+        return replace(first, fold=fold_of(case, np.arange(len(case.footprints)), model.folds))
     where = runtime.device(project.training.device)
-    first, *members = (runtime.place(network, where) for network in (footprint_network(), *model.outlines))
-    return look_at(Case(project, photo, first), [first], members, model.folds)
+    members = [runtime.place(network, where) for network in model.outlines]
+    return look_at(case, members, model.folds).beside(first)
 
 
 class Layout:

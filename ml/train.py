@@ -28,7 +28,7 @@ from historymap_lib.errors import FootprintsError, ModelError, PhotoError, Sourc
 from historymap_lib.figures import draw_history
 from historymap_lib.progress import Bar
 from historymap_lib.tiles import TEST, Folds
-from ml import runtime
+from ml import first_look, runtime
 from ml.checkpoint import begin_unet, read_checkpoint, save_model
 from ml.dataset import TileData, as_input, batches, crops_in, load_tiles
 from ml.denial import deny
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
 State = dict[str, torch.Tensor]
 CODE = (
-    *("ml.train", "ml.chips", "ml.dataset", "ml.denial", "ml.footprint_network", "ml.footprint_training", "ml.looks"),
-    *("ml.loss", "ml.model", "ml.outline_training"),
-    *("historymap_lib.calibration", "historymap_lib.misfits", "historymap_lib.phantoms", "historymap_lib.surroundings"),
+    *first_look.CODE,
+    *(f"ml.{name}" for name in ("dataset", "denial", "loss", "model", "outline_training", "train")),
+    "historymap_lib.calibration",
 )
 STATE_FORMAT = "historymap-training-1"
 VALIDATIONS = 20

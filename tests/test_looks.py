@@ -15,6 +15,7 @@ from historymap_lib.outline_evidence import OutlineEvidence
 from historymap_lib.project import load
 from historymap_lib.sample_varied import paint_varied
 from historymap_lib.tiles import Folds
+from ml import first_look as taking
 from ml import looks
 from ml.checkpoint import OUTLINES, WEIGHTS, footprint_network
 from ml.first_look import look
@@ -46,7 +47,7 @@ def case(project, opened):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(looks, "MOST_PHANTOMS", 60)
         patch.setattr(looks, "MOST_MISFITS", 60)
-        return Case(project, opened, footprint_network())
+        return Case.of(project, opened, footprint_network())
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_a_map_that_lies_off_is_laid_where_the_photo_shows_the_buildings(tmp_pat
         write_town(tmp_path, varied=town, shift=(1.5, 0.0), tiles={"size": 128, "resolution": town.resolution})
     )
     with open_photo(project) as photo:
-        case = Case(project, photo, footprint_network())
+        case = Case.of(project, photo, footprint_network())
     off = case.shift - (-1.5, 0.0)
     assert np.median(np.hypot(*off.T)) < 0.5
 
@@ -81,8 +82,8 @@ def test_footprints_lie_where_they_were_moved_to_from_the_map(project, case):
 
 
 def test_the_members_judge_what_they_have_not_learned_from(case, folds):
-    members, first = [member(1), member(2)], footprint_network()
-    found = look_at(case, [first], members, folds)
+    members = [member(1), member(2)]
+    found = look_at(case, members, folds)
     assert found.building_id.tolist() == case.building_id.tolist()
     own = folds.of(*shapely.get_coordinates(shapely.centroid(case.footprints)).T)
     assert found.fold.tolist() == own.tolist()
@@ -93,42 +94,58 @@ def test_the_members_judge_what_they_have_not_learned_from(case, folds):
         assert len(seen) > 0
         assert shapely.equals(seen.shapes, shapes).all()
         assert seen.host.tolist() == host.tolist()
-        assert seen.logits.shape == (len(shapes), 2)
+        assert seen.logits.shape == (len(shapes), 1)
         some = np.unique(np.linspace(0, len(shapes) - 1, 12).astype(int))
         chips = case.chips(shapes[some])
-        assert seen.logits[some, 0] == pytest.approx(ask(first, chips)[0], abs=ROUNDED)
         answers = [ask(one, chips) for one in members]
         for index, row in enumerate(some):
             logit, embedding, _ = answers[own[host[row]]]  # of the footprint that lent the shape or lies underneath
-            assert seen.logits[row, 1] == pytest.approx(logit[index], abs=ROUNDED)
+            assert seen.logits[row, 0] == pytest.approx(logit[index], abs=ROUNDED)
             assert seen.embedding[row] == pytest.approx(embedding[index], abs=ROUNDED)
         assert seen.coverage[some] == pytest.approx(chips.coverage())
         assert seen.tone[some] == pytest.approx(chips.tone(), abs=0.01)
 
 
-def test_without_members_there_are_no_folds_and_one_opinion(case):
-    found = look_at(case, [footprint_network()], [], None)
+def test_without_folds_one_network_judges_all(case):
+    first = footprint_network()
+    found = look_at(case, [first], None)
     assert (found.fold == -1).all()
     assert found.misfits.logits.shape == (len(case.misfits[0]), 1)
+    assert found.footprints.logits[:, 0] == pytest.approx(ask(first, case.chips(case.footprints))[0], abs=ROUNDED)
+
+
+def test_the_same_outlines_are_there_again_from_what_was_seen(case, opened, folds):
+    seen = look_at(case, [member(1)], None)
+    again = Case.again(opened, seen)
+    assert again.building_id.tolist() == case.building_id.tolist()
+    assert shapely.equals_exact(again.footprints, case.footprints).all()
+    for name in ("phantoms", "misfits"):
+        (shapes, host), (before, host_before) = getattr(again, name), getattr(case, name)
+        assert shapely.equals_exact(shapes, before).all()
+        assert host.tolist() == host_before.tolist()
+    both = look_at(again, [member(1), member(2)], folds).beside(seen)
+    assert both.phantoms.logits[:, 0].tolist() == seen.phantoms.logits[:, 0].tolist()
+    assert both.phantoms.logits.shape == (len(case.phantoms[0]), 2)
+    assert set(both.fold) == {0, 1}
 
 
 def test_a_group_without_outlines_is_written_and_read_too(project, opened, tmp_path, monkeypatch):
     monkeypatch.setattr(looks, "MOST_PHANTOMS", 0)
     monkeypatch.setattr(looks, "MOST_MISFITS", 0)
-    bare = Case(project, opened, footprint_network())
-    look_at(bare, [member(1)], [member(2)], Folds(1, 60.0, 0.0, 0.0)).write(tmp_path / "outlines.npz")
+    bare = Case.of(project, opened, footprint_network())
+    look_at(bare, [member(2)], Folds(1, 60.0, 0.0, 0.0)).write(tmp_path / "outlines.npz")
     found = OutlineEvidence.read(tmp_path / "outlines.npz")
     assert (len(found.footprints), len(found.phantoms), len(found.misfits)) == (FEW, 0, 0)
-    assert found.phantoms.logits.shape == (0, 2)
+    assert found.phantoms.logits.shape == (0, 1)
     assert found.misfits.embedding.shape == (0, found.footprints.embedding.shape[1])
     assert fold_of(bare, bare.misfits[1], None).tolist() == []
 
 
 def test_outlines_are_looked_at_in_parts_and_come_back_in_their_order(case, monkeypatch):
     network = member(3)
-    whole = look_at(case, [network], [], None)
+    whole = look_at(case, [network], None)
     monkeypatch.setattr(looks, "AT_ONCE", 7)
-    parts = look_at(case, [network], [], None)
+    parts = look_at(case, [network], None)
     for name in ("footprints", "phantoms", "misfits"):
         assert getattr(parts, name).logits == pytest.approx(getattr(whole, name).logits, abs=ROUNDED)
         assert getattr(parts, name).coverage == pytest.approx(getattr(whole, name).coverage, abs=0.01)
@@ -141,3 +158,24 @@ def test_a_first_look_is_written_where_verify_looks_for_it(project, monkeypatch)
     found = OutlineEvidence.read(first_look.file(project))
     assert len(found.building_id) == FEW
     assert (found.fold == -1).all()
+
+
+def test_a_first_look_is_taken_once_and_anew_where_the_map_or_the_weights_have_changed(project, monkeypatch):
+    monkeypatch.setattr(looks, "MOST_PHANTOMS", 10)
+    monkeypatch.setattr(looks, "MOST_MISFITS", 10)
+    taken, of = [], Case.of
+    monkeypatch.setattr(taking.Case, "of", lambda *given: taken.append(1) or of(*given))
+    file = look(project)
+    before, count = file.read_bytes(), len(taken)
+    assert look(project) == file
+    assert (len(taken), file.read_bytes()) == (count, before)
+    file.write_bytes(before[: len(before) // 2])
+    look(project)
+    assert (len(taken), file.read_bytes()) == (count + 1, before)
+    monkeypatch.setattr(taking, "CODE", (*taking.CODE, "ml.train"))
+    look(project)
+    assert len(taken) == count + 2
+    footprints = project.paths.root / project.footprints.path
+    footprints.write_text(footprints.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    look(project)
+    assert len(taken) == count + 3

@@ -50,7 +50,7 @@ def project(tmp_path_factory, few_outlines):
 @pytest.fixture(scope="module")
 def case(project):
     with open_photo(project) as photo:
-        yield Case(project, photo, footprint_network())
+        yield Case.of(project, photo, footprint_network())
 
 
 @pytest.fixture(scope="module")

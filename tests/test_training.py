@@ -19,8 +19,9 @@ from ml_fixtures import make_tiles, write_settings
 from historymap_lib import artifacts
 from historymap_lib.cli import step_main
 from historymap_lib.errors import ModelError, TrainingDataError
+from historymap_lib.settings import Model
 from ml import train as training
-from ml.checkpoint import load_model
+from ml.checkpoint import PIXELS, begin_unet, load_model, shipped
 from ml.train import train
 
 
@@ -79,6 +80,17 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(project):
     assert same(first, weights_of(project))
     train(write_settings(project.file.parent, training={"seed": 2024}))
     assert not same(first, weights_of(project))
+
+
+def test_a_u_net_of_the_usual_widths_begins_as_that_of_the_package(tmp_path):
+    usual = {"widths": Model().widths, "stride": Model().stride}
+    project = make_tiles(tmp_path, 128, model=usual, training={"learning_rate": 1e-12, "weight_decay": 0.0})
+    train(project)
+    package = shipped(PIXELS)
+    for member in load_model(project.paths.model).members:
+        learnt = dict(member.named_parameters())
+        assert all(torch.allclose(values, package[name], atol=1e-6) for name, values in learnt.items())
+    assert not same(list(begin_unet(Model(stride=1)).state_dict().values()), list(package.values()))
 
 
 def test_epochs_given_to_the_call_win_over_the_settings(project):

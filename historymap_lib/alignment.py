@@ -54,7 +54,7 @@ class Offsets:
         return moved(shapes, shift)
 
     def smoothed(self, spread: float) -> Offsets:
-        """Return the shifts with those that neighbours do not share smoothed out, by `spread` metres."""
+        """Return the shifts smoothed by a Gaussian of `spread` metres."""
         smooth = [gaussian_filter(part, spread / self.cell, mode="nearest") for part in self.shifts]
         return Offsets(self.west, self.north, self.cell, np.stack(smooth))
 

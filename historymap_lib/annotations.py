@@ -110,7 +110,7 @@ def merge(annotations: Iterable[Annotation]) -> dict[str, Annotation]:
 
 
 def answers_on(building_ids: NDArray[np.str_], judged: dict[str, Annotation]) -> NDArray[np.float64]:
-    """Return what people say of each building (n, float64): 1 it existed, 0 it did not, nan nothing."""
+    """Return what people say of each building (n, float64): 1 if it existed, 0 if not, nan if nobody says."""
     answers = (judged[name].existed if name in judged else None for name in building_ids.tolist())
     return np.array([np.nan if answer is None else float(answer) for answer in answers], np.float64)
 

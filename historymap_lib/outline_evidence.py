@@ -62,10 +62,11 @@ class OutlineEvidence:
     Attributes:
         building_id: of the footprints (n; str).
         shift: from where the map has each footprint to where it was looked for (n x 2; east, north in metres).
-        fold: which member of the model judged each footprint, -1 where one that has learned from no part of the case.
+        fold: the fold of each footprint, -1 where the network has learned from no part of the case.
         footprints: see `Looks`.
         phantoms: see `Looks`.
         misfits: see `Looks`.
+        made_from: what it is up to date with, as text; empty where nobody asks.
 
     """
 
@@ -75,10 +76,12 @@ class OutlineEvidence:
     footprints: Looks
     phantoms: Looks
     misfits: Looks
+    made_from: str = ""
 
     def write(self, path: Path) -> None:
         """Write it (NumPy's .npz), whole or not at all."""
         content: dict[str, Any] = {"building_id": self.building_id, "shift": self.shift, "fold": self.fold}
+        content["made_from"] = np.array(self.made_from)
         for kind in KINDS:
             looks: Looks = getattr(self, kind)
             outlines = shapely.to_wkb(looks.shapes)
@@ -101,13 +104,15 @@ class OutlineEvidence:
         try:
             # opened here, since NumPy leaves open what it cannot read
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-                kinds = [_looks(content, kind) for kind in KINDS]
-                return cls(content["building_id"], content["shift"], content["fold"], *kinds)
+                footprints, phantoms, misfits = (_looks(content, kind) for kind in KINDS)
+                made_from = str(content["made_from"]) if "made_from" in content else ""
+                places = content["building_id"], content["shift"], content["fold"]
+                return cls(*places, footprints, phantoms, misfits, made_from)
         except Exception as error:  # a damaged file can make zipfile and NumPy raise nearly anything
             raise VerificationError(f"{path}: cannot be read ({error}); run what makes it again") from error
 
     def beside(self, first: OutlineEvidence) -> OutlineEvidence:
-        """Return it with the logits of a first look at the same outlines in front of its own."""
+        """Return this with the logits of a first look at the same outlines as first columns."""
         kinds = {
             kind: replace(mine, logits=np.concatenate([other.logits, mine.logits], axis=1))
             for kind in KINDS

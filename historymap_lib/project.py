@@ -41,6 +41,8 @@ CONFIG = "HISTORYMAP_CONFIG"
 """The variable that names the settings where a command or a notebook is not told."""
 SAMPLE = Path("ml/config_sample.yaml")
 """The settings where that is not set either."""
+EPOCHS_FROM_NOTHING = 80
+"""Of a U-Net that does not begin from the weights of the package, unless others are given."""
 SHOULD = {
     "model_type": "should hold keys with values, as in `key: value`",
     "model_attributes_type": "should hold keys with values, as in `key: value`",
@@ -87,6 +89,13 @@ class Project(Section):
     def _crop_in_tile(self) -> Self:
         if self.training.crop > self.tiles.size:
             raise ValueError(f"training.crop {self.training.crop} must not exceed tiles.size {self.tiles.size}")
+        return self
+
+    @model_validator(mode="after")
+    def _epochs_enough(self) -> Self:
+        if self.model != Model() and "epochs" not in self.training.model_fields_set:
+            training = self.training.model_copy(update={"epochs": EPOCHS_FROM_NOTHING})
+            object.__setattr__(self, "training", training)  # it is frozen from here on
         return self
 
     @property

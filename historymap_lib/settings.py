@@ -284,9 +284,7 @@ class Model(Section):
 class Training(Section):
     """How the model learns; an epoch sees every training tile once, cut into crops."""
 
-    epochs: Count = (
-        10  # from the weights of the package; 40 to 80 for a U-Net of other widths, which starts from nothing
-    )
+    epochs: Count = 10  # if not given, 80 for any U-Net but the usual one, since that begins from nothing
     batch_size: Count = 8
     crop: Annotated[int, Field(ge=DIVISOR, multiple_of=DIVISOR)] = 256
     learning_rate: Positive = 3e-3
@@ -315,7 +313,9 @@ class Verification(Section):
     existed_from: Share = 0.9
     not_existed_to: Share = 0.1
     min_coverage: Share = 0.5  # of the footprint on the photo; with less it is no_coverage
-    max_offset: Annotated[float, Field(ge=0, le=20)] = 3.0  # metres, how far footprints may lie off the photo
+    max_offset: Annotated[float, Field(ge=0, le=20)] = (
+        3.0  # metres off the photo, where no footprint network has looked
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -100,14 +100,13 @@ def solve(sources: dict[str, Fits], reach: float) -> Field:
 
 
 def agree(
-    likelihood: NDArray[np.float32], step: float, *, change: float = CHANGE, best: NDArray[Any] | None = None
+    likelihood: NDArray[np.float32], step: float, *, best: NDArray[Any] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the shifts of all cells and how surely they are known, as `Field` has them.
 
     Args:
         likelihood: its logarithm for each shift of each cell (rows, columns, n, n: down, right; none in the middle).
         step: metres between two shifts.
-        change: metres (standard deviation) by which the shifts of neighbouring cells differ, east and north.
         best: the shift of the whole town (down, right; steps); by default the likeliest one.
 
     """
@@ -115,7 +114,7 @@ def agree(
         total = likelihood.sum((0, 1), dtype=np.float64)
         best = np.array(np.unravel_index(total.argmax(), total.shape)) - total.shape[0] // 2
     prior = _prior(best, likelihood.shape[-1], SPREAD / step)
-    return _told(_believe(likelihood, prior, change / step), step)
+    return _told(_believe(likelihood, prior, CHANGE / step), step)
 
 
 def _cut(values: NDArray[Any], reach: float, step: float) -> NDArray[Any]:

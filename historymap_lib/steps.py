@@ -56,7 +56,7 @@ class Step:
 
     `needs` are the steps whose work must be there; `reads` and `writes` are what it works on, so that two that touch
     the same thing never run side by side. `before` has, by parameter, a function (`module:name`, called with the
-    project) that makes what the step needs where that parameter is given: then no other step need have run.
+    project and `force`) that makes what the step needs where that parameter is given: then no other step need have run.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Step:
         """Return the steps whose work must be there for a run with these parameters."""
         return () if self._preparations(parameters) else self.needs
 
-    def prepare(self, project: Project, parameters: Mapping[str, Any]) -> None:
-        """Make what a run with these parameters needs, and no step makes."""
+    def prepare(self, project: Project, parameters: Mapping[str, Any], *, force: bool = False) -> None:
+        """Make what a run with these parameters needs, and no step makes; `force`: also what is up to date."""
         for function in self._preparations(parameters):
-            _load(function)(project)
+            _load(function)(project, force=force)
 
     def _preparations(self, parameters: Mapping[str, Any]) -> list[str]:
         return [function for name, function in self.before.items() if parameters.get(name)]
@@ -183,7 +183,7 @@ def run(project: Project, name: str, *, force: bool = False, **parameters: Any) 
     reason = why_outdated(project, step, parameters)
     if reason is None and not force:
         return f"{name}: skipped, {step.makes(project)} is up to date (--force runs it all the same)"
-    step.prepare(project, parameters)
+    step.prepare(project, parameters, force=force)
     result = step.load()(project, **parameters)
     return f"{name}: {result.summary}"
 

@@ -72,8 +72,6 @@ CODE = tuple(
         *("imagery", "offsets", "outlines", "phantoms", "probability", "reasons", "surroundings", "windows", "zonal"),
     )
 )
-QUICK_CODE = "ml.first_look"
-"""What takes the first look; by its name only, since it imports torch."""
 COLUMNS = [
     "osm_type", "osm_id", "building_id", "name", "verdict", "existed", "probability", "confidence", "coverage",
     "overlap", "reason", "needs_verification", "annotated", "model", "photo", *NUMBERS, "geometry",
@@ -138,7 +136,7 @@ def verify(project: Project, *, quick: bool = False, picture: bool = True) -> Ve
             inputs=inputs,
             settings=settings,
             parameters={"quick": True} if quick else {},
-            code=(*CODE, QUICK_CODE) if quick else CODE,
+            code=(*CODE, *first_look.CODE) if quick else CODE,
             counts=counts,
         )
         if picture and photo is not None:

@@ -91,7 +91,7 @@ def load_model(path: Path) -> TrainedModel:
 
 
 def begin_unet(settings: ModelSettings) -> nn.Module:
-    """Return the U-Net that a training begins with: that of the package where the settings are the usual ones.
+    """Return the U-Net that a training begins with: that of the package for the default settings, else a new one.
 
     Raises:
         ModelError: published weights are asked for and cannot be had, or those of the package are missing or damaged.

@@ -1,8 +1,8 @@
 """Footprint networks look at a case: its footprints, phantoms and misfits, where the photo shows their places.
 
-The map lies a metre or two off the photo even where it has been aligned by its edges. So the footprints are first moved
-to where the network that comes with the package sees their buildings (`registration`); phantoms and misfits are made
-from there.
+The map lies half a metre to some metres off the photo even where edges have aligned it. So the footprints are first
+moved to where the network that comes with the package sees their buildings (`registration`); phantoms and misfits are
+made from there.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 AT_ONCE = 2048
 """Outlines whose chips are in memory at a time."""
 BEND = 300.0
-"""Metres: what neighbourhoods nearer to each other than this differ by is looked for anew."""
+"""Metres: the stored offsets are smoothed over this, and finer differences are looked for anew."""
 MOST_REGISTERED = 20_000
-"""Footprints that say where the photo shows them; of more, so many are drawn."""
+"""Footprints that are used to find the shifts, at most; of more, so many are drawn."""
 MOST_PHANTOMS = 4000
 MOST_MISFITS = 4000
 
@@ -113,7 +113,8 @@ def look_at(case: Case, members: Sequence[FootprintNetwork], folds: Folds | None
             seen = [_look(case.chips(shapes[part]), members, fold[part], bar) for part in _parts(shapes)]
             looks.append(_joined(shapes, host.astype(np.int64), _parts(shapes), seen))
     own = fold_of(case, np.arange(len(case.footprints)), folds)
-    return OutlineEvidence(case.building_id, case.shift, own, *looks)
+    footprints, phantoms, misfits = looks
+    return OutlineEvidence(case.building_id, case.shift, own, footprints, phantoms, misfits)
 
 
 def fold_of(case: Case, host: NDArray[Any], folds: Folds | None) -> NDArray[np.int64]:
@@ -132,6 +133,10 @@ def _registered(photo: Photo, shapes: NDArray[Any], first: FootprintNetwork) -> 
     if len(shapes) > MOST_REGISTERED:
         some = shapes[np.random.default_rng(0).choice(len(shapes), MOST_REGISTERED, replace=False)]
     chips = cut_chips(photo.read, photo.grid, some)
+    on_photo = chips.coverage() > 0
+    chips, some = chips.take(on_photo), some[on_photo]
+    if len(some) == 0:
+        return shapes
 
     def see(shift: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         logit, _, seen = ask(first, chips, shift=shift, mirrored=False)

@@ -30,14 +30,15 @@ from historymap_lib import artifacts
 from historymap_lib.cog import is_whole, write_cog
 from historymap_lib.errors import ModelError
 from historymap_lib.figures import draw_probability
+from historymap_lib.first_look import CODE as CODE_OF_LOOK
 from historymap_lib.footprint_source import source_file
 from historymap_lib.imagery import Photo, open_photo, photo_files
 from historymap_lib.outline_evidence import trained_file
 from historymap_lib.probability import FULL, NO_DATA
 from historymap_lib.progress import track
 from historymap_lib.settings import DIVISOR
-from ml import first_look, runtime
-from ml.checkpoint import load_model
+from ml import runtime
+from ml.checkpoint import OUTLINES, WEIGHTS, load_model
 from ml.first_look import look_first
 from ml.looks import fold_of, look_at
 from ml.runner import STREAMS, Runner, make_runner
@@ -53,9 +54,8 @@ if TYPE_CHECKING:
     from ml.checkpoint import TrainedModel
 
 CODE = (
-    *first_look.CODE,
-    *(f"ml.{name}" for name in ("model", "predict", "runner")),
-    *(f"historymap_lib.{name}" for name in ("probability", "tiles")),
+    *CODE_OF_LOOK,
+    *("ml.predict", "ml.runner", "historymap_lib.probability"),
 )
 CALIBRATION = 8
 """Windows of the photo that the 8-bit form of a network is measured on; 24 give the same within its error (a mean of
@@ -112,7 +112,7 @@ def predict(project: Project, *, picture: bool = True) -> Predicted:
             _as_cog(raw, partial)
         _look(project, photo, model).write(trained_file(project))
         settings = project.settings("area", "photo", "footprints", "tiles", "prediction")
-        inputs = [*photo_files(project), paths.model, source_file(project), paths.offsets]
+        inputs = [*photo_files(project), paths.model, source_file(project), paths.offsets, WEIGHTS / OUTLINES]
         artifacts.write_manifest(
             paths.probability,
             step="predict",

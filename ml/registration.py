@@ -1,9 +1,9 @@
 """Registration: where the photo shows the outlines of a map, by a footprint network and what neighbours agree on.
 
 Maps lie off old photos by some metres, differently from one neighbourhood to the next. So the network is asked about
-each outline at shifts on a grid. How much surer it is at one of them than at the others, and where it sees the building
-from each, is the likelihood of a shift: that of a mixture, since a building that came later tells nothing. The shifts
-of a neighbourhood then follow from those of its buildings and of its neighbours (`historymap_lib.shift_field`).
+each outline at shifts on a grid. How sure it is at each of them, and where it sees the building from there, tells how
+likely each shift is. A building that came later tells nothing, so the likelihood is that of a mixture. The shifts of a
+neighbourhood then follow from those of its buildings and of its neighbours (`historymap_lib.shift_field`).
 
 Measured on Banepa by what is known of 1,150 buildings, in metres (median, and what a tenth lies beyond): a map that is
 2.1 (2.9) off a poor photo, and is aligned by edges alone to 1.0 (3.4), comes to 0.7 (1.9); one that is 1.0 (1.8) off
@@ -31,15 +31,14 @@ if TYPE_CHECKING:
     See = Callable[[NDArray[np.float64]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 WIDE, CLOSE = (4.0, 2.0, 0.5), (1.0, 1.0, 0.25)
-"""Metres of a search: how far it goes, between shifts that are asked for, and between those that are told apart."""
+"""Two searches, in metres: how far each goes, the step between shifts that are asked about, and that between shifts
+that are told apart. Together they must stay within the margin of a chip (`chips`), which is 7.2 m at least."""
 CELL = 30.0
 """Metres along a cell at least."""
 LARGEST = 20_000_000
 """Numbers in an array of likelihoods at most; over a larger area cells are larger."""
-CHANGE = 0.5
-"""Metres (standard deviation) by which the shifts of neighbouring cells differ, east and north."""
 STOOD = 0.7
-"""Share of the buildings that the photo shows: it matters little, but must not be 1."""
+"""Share of the buildings that the photo shows: its value matters little, but it must be below 1."""
 LEAST_SPREAD = 0.5
 """Metres: the network is never surer than this of where it sees a building."""
 
@@ -66,7 +65,7 @@ def register(places: NDArray[np.float64], see: See) -> Offsets:
             own = _likelihood(_axis(reach, coarse), _axis(reach, fine), field.at(*places.T), see, bar)
             cells = np.zeros((*field.shifts.shape[1:], *own.shape[1:]), np.float32)
             np.add.at(cells, (row, column), own)
-            shifts, _ = agree(cells, fine, change=CHANGE)
+            shifts, _ = agree(cells, fine)
             field = Offsets(west, north, cell, field.shifts + shifts)
     return field
 
@@ -97,14 +96,14 @@ def _likelihood(
 
 
 def _surer(logits: NDArray[np.float32], between: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the odds of "a building fits" at each shift over their mean; `between` interpolates along an axis."""
+    """Return how many times likelier than on average each shift is; `between` interpolates along an axis."""
     values = np.einsum("fi,nij,gj->nfg", between, logits, between, optimize=True)
     odds: NDArray[np.float64] = np.exp(values - logsumexp(values, axis=(1, 2), keepdims=True)) * len(between) ** 2
     return odds
 
 
 def _density(seen: NDArray[np.float32], logits: NDArray[np.float32], fine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the density of where the building is seen, from all shifts by their odds, over that of knowing nothing."""
+    """Return the density of where the building is seen relative to knowing nothing; each shift counts by its odds."""
     seen = seen.reshape(len(seen), -1, 3)
     weight = np.exp(logits.reshape(len(seen), -1) - logsumexp(logits, axis=(1, 2))[:, None])
     spread = np.maximum(seen[..., 2], LEAST_SPREAD)

@@ -26,10 +26,11 @@ import torch
 from historymap_lib import artifacts
 from historymap_lib.errors import FootprintsError, ModelError, PhotoError, SourceError, TrainingDataError
 from historymap_lib.figures import draw_history
+from historymap_lib.first_look import CODE as CODE_OF_LOOK
 from historymap_lib.progress import Bar
 from historymap_lib.tiles import TEST, Folds
-from ml import first_look, runtime
-from ml.checkpoint import begin_unet, read_checkpoint, save_model
+from ml import runtime
+from ml.checkpoint import OUTLINES, PIXELS, WEIGHTS, begin_unet, read_checkpoint, save_model
 from ml.dataset import TileData, as_input, batches, crops_in, load_tiles
 from ml.denial import deny
 from ml.loss import BestIou, masked_loss
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
 State = dict[str, torch.Tensor]
 CODE = (
-    *first_look.CODE,
-    *(f"ml.{name}" for name in ("dataset", "denial", "loss", "model", "outline_training", "train")),
+    *CODE_OF_LOOK,
+    *(f"ml.{name}" for name in ("dataset", "denial", "loss", "outline_training", "train")),
     "historymap_lib.calibration",
 )
 STATE_FORMAT = "historymap-training-1"
@@ -163,7 +164,12 @@ class _Trainer:
         draw_history(run.history, paths.models / "history.png")
         settings = self.project.settings("model", "training")
         artifacts.write_manifest(
-            paths.model, step="train", inputs=self.sources, settings=settings, parameters=self.parameters, code=CODE
+            paths.model,
+            step="train",
+            inputs=[*self.sources, WEIGHTS / OUTLINES, WEIGHTS / PIXELS],
+            settings=settings,
+            parameters=self.parameters,
+            code=CODE,
         )
         self.state_file.unlink(missing_ok=True)
         test = metrics["test_iou"]

@@ -8,10 +8,11 @@ import shapely
 import torch
 from outline_fixtures import write_town
 
-from historymap_lib import first_look
+from historymap_lib import first_look, offsets
 from historymap_lib.footprint_source import load_footprints
 from historymap_lib.imagery import open_photo
 from historymap_lib.outline_evidence import OutlineEvidence
+from historymap_lib.photo_align import align
 from historymap_lib.project import load
 from historymap_lib.sample_varied import paint_varied
 from historymap_lib.tiles import Folds
@@ -160,22 +161,60 @@ def test_a_first_look_is_written_where_verify_looks_for_it(project, monkeypatch)
     assert (found.fold == -1).all()
 
 
-def test_a_first_look_is_taken_once_and_anew_where_the_map_or_the_weights_have_changed(project, monkeypatch):
+@pytest.fixture
+def town(tmp_path, monkeypatch):
+    """A case whose first looks are counted: it, and the list of those taken."""
     monkeypatch.setattr(looks, "MOST_PHANTOMS", 10)
     monkeypatch.setattr(looks, "MOST_MISFITS", 10)
     taken, of = [], Case.of
     monkeypatch.setattr(taking.Case, "of", lambda *given: taken.append(1) or of(*given))
+    return load(write_town(tmp_path, count=FEW)), taken
+
+
+def rewrite(project):
+    footprints = project.footprint_file
+    footprints.write_text(footprints.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+
+
+def test_a_first_look_is_taken_once_and_anew_where_the_map_or_the_code_has_changed(town, monkeypatch):
+    project, taken = town
     file = look(project)
-    before, count = file.read_bytes(), len(taken)
+    before = file.read_bytes()
     assert look(project) == file
-    assert (len(taken), file.read_bytes()) == (count, before)
+    assert (len(taken), file.read_bytes()) == (1, before)
+    look(project, force=True)
+    assert (len(taken), file.read_bytes()) == (2, before)
     file.write_bytes(before[: len(before) // 2])
     look(project)
-    assert (len(taken), file.read_bytes()) == (count + 1, before)
+    assert (len(taken), file.read_bytes()) == (3, before)
     monkeypatch.setattr(taking, "CODE", (*taking.CODE, "ml.train"))
     look(project)
-    assert len(taken) == count + 2
-    footprints = project.paths.root / project.footprints.path
-    footprints.write_text(footprints.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert len(taken) == 4
+    rewrite(project)
     look(project)
-    assert len(taken) == count + 3
+    assert len(taken) == 5
+
+
+def test_a_first_look_is_taken_anew_when_offsets_hold_again(town):
+    project, taken = town
+    align(project, picture=False)
+    look(project)
+    rewrite(project)
+    assert offsets.known_offsets(project) is None
+    look(project)
+    align(project, picture=False)  # finds the same
+    assert offsets.known_offsets(project) is not None
+    look(project)
+    assert len(taken) == 3
+
+
+def test_a_first_look_that_cannot_be_kept_is_no_reason_not_to_train(town, opened, capsys):
+    project, taken = town
+    project.paths.predictions.parent.mkdir(parents=True)
+    project.paths.predictions.touch()  # a file where the folder should be
+    case, seen = taking.look_first(project, opened)
+    assert len(case.footprints) == len(seen.footprints) == FEW
+    assert "first_look.npz: cannot be written (" in capsys.readouterr().out
+    with pytest.raises(OSError, match="first_look"):
+        look(project)
+    assert len(taken) == 2

@@ -249,3 +249,10 @@ def test_no_value_whatsoever_ends_in_anything_but_settings_or_a_sentence(tmp_pat
         load(file)
     except SettingsError as error:
         assert str(error).startswith(f"{file}: ")  # noqa: PT017 - either is right
+
+
+def test_a_u_net_that_begins_from_nothing_learns_longer_unless_told_how_long(write_case):
+    assert load(write_case()).training.epochs == 10
+    assert load(write_case({"model.encoder": "resnet18"})).training.epochs == 80
+    assert load(write_case({"model.widths": [8, 16]})).training.epochs == 80
+    assert load(write_case({"model.widths": [8, 16], "training.epochs": 3})).training.epochs == 3

@@ -21,7 +21,7 @@ from historymap_lib.cli import step_main
 from historymap_lib.errors import ModelError, TrainingDataError
 from historymap_lib.settings import Model
 from ml import train as training
-from ml.checkpoint import PIXELS, begin_unet, load_model, shipped
+from ml.checkpoint import OUTLINES, PIXELS, WEIGHTS, begin_unet, load_model, shipped
 from ml.train import train
 
 
@@ -70,7 +70,8 @@ def test_writes_the_model_and_what_is_told_of_it(project):
     assert not (paths.models / "training_state.pth").exists()
     manifest = artifacts.read_manifest(paths.model)
     assert manifest["step"] == "train"
-    assert set(manifest["inputs"]) == {str(paths.training), str(paths.corrected)}
+    weights = {str(WEIGHTS / name) for name in (OUTLINES, PIXELS)}
+    assert set(manifest["inputs"]) == {str(paths.training), str(paths.corrected)} | weights
 
 
 def test_a_seed_gives_the_same_weights_and_another_seed_others(project):

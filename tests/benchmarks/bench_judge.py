@@ -51,9 +51,13 @@ AT_A_TIME = 10
 def run(case: Project, truth: Path, folder: Path, seed: int, clicks: Sequence[int], only: str | None) -> None:
     """Measure one seed, and write its rows."""
     mine = within(case, folder / str(seed))
-    mine = mine.model_copy(update={"training": case.training.model_copy(update={"seed": seed})})
+    paths = mine.paths.model_copy(update={"offsets": folder.resolve() / str(seed) / "offsets.json"})
+    training = case.training.model_copy(update={"seed": seed})
+    mine = mine.model_copy(update={"training": training, "paths": paths})
+    print(align(mine, picture=False).summary)
     steps = {"look": look, "verify quick": lambda one: verify(one, quick=True, picture=False)}
-    _write(folder, case, seed, "first look", 0, _figures(_known(mine, truth, seconds := _timed(steps, mine))), seconds)
+    seconds = _timed(steps, mine)
+    _write(folder, case, seed, "first look", 0, _figures(_known(mine, truth)), seconds)
     if only == "first":
         return
     steps = {
@@ -62,7 +66,8 @@ def run(case: Project, truth: Path, folder: Path, seed: int, clicks: Sequence[in
         "predict": lambda one: predict(one, picture=False),
         "verify": lambda one: verify(one, picture=False),
     }
-    known = _known(mine, truth, seconds := _timed(steps, mine))
+    seconds = _timed(steps, mine)
+    known = _known(mine, truth)
     _write(folder, case, seed, "trained", 0, _figures(known), seconds)
     kept = CaseLayer.read(layer_file(mine), mine.paths.verified)
     if kept is None or not clicks:
@@ -86,7 +91,7 @@ def _timed(steps: dict[str, Any], case: Project) -> dict[str, float]:
     return seconds
 
 
-def _known(case: Project, truth: Path, _: dict[str, float]) -> pd.DataFrame:
+def _known(case: Project, truth: Path) -> pd.DataFrame:
     """Return the buildings that the photo shows, with `truth` (0 or 1), `kind`, `area`, `probability` and `verdict`."""
     found = evaluate(case.paths.verified, truth).buildings.to_crs(case.crs)
     table = pd.read_csv(truth)
@@ -119,8 +124,9 @@ def _verdicts(layer: LastLayer, case: Project) -> np.ndarray:
 def _figures(known: pd.DataFrame) -> dict[str, Any]:
     """Return the figures of buildings with their truth."""
     truth, probability = known["truth"].to_numpy() == 1, known["probability"].to_numpy(float)
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(truth), (RESAMPLES, len(truth)))
+    if truth.all() or not truth.any():
+        raise SystemExit("all buildings of the truth are of one kind; there is nothing to measure")
+    drawn = np.random.default_rng(0).integers(0, len(truth), (RESAMPLES, len(truth)))
     found: dict[str, Any] = {
         "n": len(known),
         "auc": _auc(truth, probability),
@@ -182,8 +188,6 @@ def main() -> None:
     case = load(given.config)
     changed = {key: json.loads(value) for key, value in (one.split("=", 1) for one in given.set)}
     case = case.model_copy(update={"training": case.training.model_copy(update=changed)})
-    if not case.paths.offsets.exists():
-        print(align(case, picture=False).summary)
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,8 @@ MOST_REGISTERED = 20_000
 """Footprints that are used to find the shifts, at most; of more, so many are drawn."""
 MOST_PHANTOMS = 4000
 MOST_MISFITS = 4000
+FEWEST, FOR_EACH = 1000, 3
+"""So many phantoms, and misfits, are enough for a small town, and for each footprint of a larger one."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class Case:
         offsets = known_offsets(project)
         near = on_map if offsets is None else offsets.smoothed(BEND).move(on_map)
         there = _registered(photo, near, first)
-        phantoms = make_phantoms(there, photo.grid.polygon, most=MOST_PHANTOMS)
-        misfits = make_misfits(there, most=MOST_MISFITS)[:2]
+        enough = max(FEWEST, FOR_EACH * len(there))
+        phantoms = make_phantoms(there, photo.grid.polygon, most=min(MOST_PHANTOMS, enough))
+        misfits = make_misfits(there, most=min(MOST_MISFITS, enough))[:2]
         names = frame["building_id"].to_numpy(np.str_)
         return cls(photo, names, _centres(there) - _centres(on_map), there, phantoms, misfits)
 

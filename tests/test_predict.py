@@ -35,7 +35,7 @@ from historymap_lib.verification import VERDICTS, verify
 from ml import looks
 from ml import predict as predicting
 from ml import runner as runners
-from ml.checkpoint import load_model, save_model
+from ml.checkpoint import OUTLINES, WEIGHTS, load_model, save_model
 from ml.model import build
 from ml.predict import NO_DATA, Layout, _samples, _write_blocks, predict
 from ml.runner import FULL, PAYS_OFF, make_runner
@@ -232,7 +232,7 @@ def test_the_raster_is_a_cog_on_the_grid_of_the_case(tmp_path):
     manifest = artifacts.read_manifest(done.raster)
     assert manifest["step"] == "predict"
     files = project.paths.model, tmp_path / "photo.tif", tmp_path / "footprints.geojson", project.paths.offsets
-    assert {str(file) for file in files} == set(manifest["inputs"])
+    assert {str(file) for file in (*files, WEIGHTS / OUTLINES)} == set(manifest["inputs"])
     assert (project.paths.predictions / "probability.png").stat().st_size > 0
 
 

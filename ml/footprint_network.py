@@ -47,19 +47,28 @@ class FootprintNetwork(nn.Module):
         self.fold = nn.PixelUnshuffle(2)
         before = [8, *widths[:-1]]
         self.levels = nn.ModuleList(convolve_twice(a, b) for a, b in zip(before, widths, strict=True))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.fits = nn.Linear(2 * widths[-1], 1)
         self.shift = nn.Linear(2 * widths[-1], 3)
 
-    def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return logit, embedding and shift."""
+    def forward(
+        self, crops: torch.Tensor, source: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return logit, embedding and shift; with a `source` of chance, some of the embedding is dropped out."""
         x = self.fold(crops)
         for index, level in enumerate(self.levels):
             x = level(functional.max_pool2d(x, 2) if index else x)
         quarter = x.shape[-1] // 4
         middle = x[:, :, quarter:-quarter, quarter:-quarter]
         embedding = torch.cat([x.mean((2, 3)), middle.mean((2, 3))], 1)
-        return self.fits(self.dropout(embedding))[:, 0], embedding, self.shift(embedding)
+        kept = embedding if source is None else _dropped_out(embedding, self.dropout, source)
+        return self.fits(kept)[:, 0], embedding, self.shift(embedding)
+
+
+def _dropped_out(values: torch.Tensor, share: float, source: torch.Generator) -> torch.Tensor:
+    """Return values with a share of them set to 0, by a source of one's own: PyTorch's own shares one with all."""
+    kept = torch.rand(values.shape, generator=source, device=values.device) >= share
+    return values * kept / (1 - share)
 
 
 @dataclass(frozen=True)

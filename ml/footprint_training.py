@@ -112,7 +112,6 @@ def fit(
     """
     device = next(network.parameters()).device
     half = runtime.is_half("auto", device)
-    torch.manual_seed(plan.seed)  # of what is dropped out
     source = torch.Generator(device).manual_seed(plan.seed)
     draw = _Draw(examples, plan, device)
     optimiser = torch.optim.AdamW(network.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
@@ -122,7 +121,7 @@ def fit(
         batch = draw(number)
         crops = augmented_crops(batch.photo, batch.distance, batch.scale, plan.augmentation, source)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            logit, _, shift = (part.float() for part in network(_laid_out(crops.pixels)))
+            logit, _, shift = (part.float() for part in network(_laid_out(crops.pixels), source))
         near = (crops.shift.norm(dim=1) * batch.scale < LOOSE).float()
         losses = functional.binary_cross_entropy_with_logits(logit, batch.label, reduction="none")
         loss = (losses * near).sum() / near.sum().clamp_min(1)

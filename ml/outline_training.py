@@ -9,6 +9,7 @@ footprint underneath stood, and so are drawn as often as that is likely.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,10 +27,13 @@ from ml.footprint_training import FOOTPRINT, MISFIT, PHANTOM, Examples, Plan, as
 from ml.looks import fold_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from numpy.typing import NDArray
 
     from historymap_lib.project import Project
+    from historymap_lib.settings import Training
     from historymap_lib.tiles import Folds
     from ml.chips import Chips
     from ml.footprint_network import FootprintNetwork
@@ -65,28 +69,45 @@ def fine_tune(project: Project, folds: Folds, device: torch.device) -> list[Stat
         lesson = _Lesson(case, folds, answers_on(case.building_id, settled(project)), settings.seed)
     if not lesson.enough(folds.count):
         return []
-    members = [runtime.place(footprint_network(), device) for _ in range(folds.count)]
+    members: list[FootprintNetwork] = []
     stood = lesson.guess([first] * folds.count)
     total = settings.outline_rounds * folds.count * settings.outline_steps
     with Bar("outlines", total=total, unit="step") as bar:
         for number in range(settings.outline_rounds):
-            for fold in range(folds.count):
-                plan = Plan(
-                    settings.outline_steps,
-                    learning_rate=LEARNING_RATE,
-                    augmentation=ON_ITS_FILM,
-                    seed=settings.seed + 100 * number + fold,
-                )
-                name = f"round {number + 1} member {fold + 1}"
-                members[fold] = fit(
-                    runtime.place(footprint_network(), device),
-                    lesson.examples(fold, stood),
-                    plan,
-                    lambda loss, name=name: bar.step(f"{name} loss {loss:.3f}"),  # type: ignore[misc]
-                )
+            round_ = _Round(number, lesson, stood, settings, device, bar)
+            members = runtime.side_by_side(round_.learn, folds.count, device)
             if number + 1 < settings.outline_rounds:
                 stood = lesson.guess(members)
     return [{key: value.detach().cpu() for key, value in member.state_dict().items()} for member in members]
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A round in which each member learns anew from what is guessed by now."""
+
+    number: int
+    lesson: _Lesson
+    stood: NDArray[np.float64]
+    settings: Training
+    device: torch.device
+    bar: Bar
+
+    def learn(self, fold: int, go_on: Callable[[], None]) -> FootprintNetwork:
+        """Return the member of a fold; calls `go_on` after each step."""
+        name = f"round {self.number + 1} member {fold + 1}"
+
+        def step(loss: float) -> None:
+            go_on()
+            self.bar.step(f"{name} loss {loss:.3f}")
+
+        plan = Plan(
+            self.settings.outline_steps,
+            learning_rate=LEARNING_RATE,
+            augmentation=ON_ITS_FILM,
+            seed=self.settings.seed + 100 * self.number + fold,
+        )
+        network = runtime.place(footprint_network(), self.device)
+        return fit(network, self.lesson.examples(fold, self.stood), plan, step)
 
 
 class _Lesson:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,13 +15,14 @@ from historymap_lib import annotations
 from historymap_lib.annotation_store import settled
 from historymap_lib.annotations import Annotation, answers_on
 from historymap_lib.calibration import FEW
+from historymap_lib.errors import ModelError
 from historymap_lib.imagery import open_photo
 from historymap_lib.project import load
 from historymap_lib.tiles import Folds
-from ml import looks, outline_training
+from ml import looks, outline_training, runtime
 from ml.checkpoint import footprint_network
 from ml.footprint_network import FootprintNetwork
-from ml.footprint_training import FOOTPRINT, MISFIT, PHANTOM
+from ml.footprint_training import FOOTPRINT, MISFIT, PHANTOM, Plan, fit
 from ml.looks import Case, fold_of
 from ml.outline_training import CERTAIN, _Lesson, fine_tune
 
@@ -162,3 +165,52 @@ def test_nothing_is_learned_where_there_is_too_little_or_nobody_wants_it(tmp_pat
     assert fine_tune(project, folds, CPU) == []  # not thirty in each fold
     unwanted = load(write_town(tmp_path, training={"outline_steps": 0}))
     assert fine_tune(unwanted, SimpleNamespace(count=2), CPU) == []
+
+
+def test_members_learn_side_by_side_as_they_would_alone(lesson, folds, monkeypatch):
+    def learnt():
+        def work(fold, go_on):
+            plan = Plan(3, batch_size=8, seed=fold)
+            examples = lesson.examples(fold, np.full(len(lesson.said), 0.5))
+            return fit(footprint_network(), examples, plan, lambda _: go_on()).state_dict()
+
+        return runtime.side_by_side(work, folds.count, CPU)
+
+    cores = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        together = learnt()
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        alone = learnt()
+    finally:
+        torch.set_num_threads(cores)
+    for one, other in zip(together, alone, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not torch.equal(together[0]["fits.weight"], together[1]["fits.weight"])
+
+
+def test_when_one_member_fails_the_other_ends_too():
+    begun, ended = threading.Event(), []
+
+    def work(number, go_on):
+        if number == 0:
+            begun.wait()
+            raise ModelError("the footprint network has run away")
+        begun.set()
+        try:
+            while True:
+                time.sleep(0.01)
+                go_on()
+        finally:
+            ended.append(number)
+
+    cores = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ModelError, match="run away"):
+            runtime.side_by_side(work, 2, CPU)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(cores)
+    assert ended == [1]

@@ -313,9 +313,7 @@ class Verification(Section):
     existed_from: Share = 0.9
     not_existed_to: Share = 0.1
     min_coverage: Share = 0.5  # of the footprint on the photo; with less it is no_coverage
-    max_offset: Annotated[float, Field(ge=0, le=20)] = (
-        3.0  # metres off the photo, where no footprint network has looked
-    )
+    max_offset: Annotated[float, Field(ge=0, le=20)] = 3.0  # metres off the photo, for predictions without outlines
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -53,10 +53,7 @@ if TYPE_CHECKING:
     from historymap_lib.tiles import Folds, Grid
     from ml.checkpoint import TrainedModel
 
-CODE = (
-    *CODE_OF_LOOK,
-    *("ml.predict", "ml.runner", "historymap_lib.probability"),
-)
+CODE = (*CODE_OF_LOOK, "ml.predict", "ml.runner", "historymap_lib.probability")
 CALIBRATION = 8
 """Windows of the photo that the 8-bit form of a network is measured on; 24 give the same within its error (a mean of
 1.5 and 1.3 of 254 from 32 bits, 9 trained networks) and take a second longer, four with resnet18."""

@@ -53,7 +53,7 @@ def register(places: NDArray[np.float64], see: See) -> Offsets:
 
     """
     area = np.ptp(places, axis=0) + CELL
-    size = round(2 * WIDE[0] / WIDE[2]) + 1
+    size = len(_axis(WIDE[0], WIDE[2]))
     cell = max(CELL, math.sqrt(float(area.prod()) * size**2 / LARGEST))
     west, north = places[:, 0].min() - cell / 2, places[:, 1].max() + cell / 2
     column = ((places[:, 0] - west) / cell).astype(int)
